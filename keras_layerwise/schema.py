@@ -1,0 +1,132 @@
+"""What is on disk, in one place for those who write it and those who read it.
+
+::
+
+    <log_dir>/hyperparameters.json            the frozen record
+    <log_dir>/events.out.tfevents.*           HParams row, text, record (tag RECORD)
+    <log_dir>/drift/events.out.tfevents.*     drift vectors, alarms
+    <log_dir>/rates/events.out.tfevents.*     learning-rate vectors, changes
+
+A *series* is one TensorBoard tag of plugin `PLUGIN` and data class TENSOR.
+Vector series (drift, rates) hold one rank-1 float32 tensor per record, one
+value per row, NaN where a value is not defined. Message series (alarms,
+changes, record) hold one rank-1 string tensor per record, each element a JSON
+object. What the rows are is said once, in the plugin data of the tag.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PLUGIN = "layerwise"
+VERSION = 1
+
+RECORD_FILE = "hyperparameters.json"
+DRIFT_DIR = "drift"
+RATES_DIR = "rates"
+
+STATISTICS = (
+    "l2",
+    "relative_l2",
+    "cosine",
+    "mean_shift",
+    "std_shift",
+    "max_abs",
+    "norm",
+    "update_ratio",
+    "nonfinite",
+)
+
+ALARMS = f"{PLUGIN}/alarms"
+CHANGES = f"{PLUGIN}/changes"
+RATES = f"{PLUGIN}/rates"
+RECORD = f"{PLUGIN}/record"
+
+KINDS = ("drift", "rates", "alarms", "changes", "record")
+
+
+class SchemaError(ValueError):
+    """Plugin data that this version of the package did not write."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a vector series: a layer's trainable or non-trainable weights, or one weight.
+
+    Attributes:
+        name: unique in its series, in the model's order.
+        trainable: False for a row of non-trainable weights.
+        frozen: whether the row's weights were frozen when the series began.
+        parameters: number of elements.
+    """
+
+    name: str
+    trainable: bool
+    frozen: bool
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """The plugin data of one tag.
+
+    Attributes:
+        kind: one of `KINDS`.
+        rows: what the values of a vector are; empty for messages.
+        statistic: for ``"drift"``, one of `STATISTICS`.
+        reference: for ``"drift"``, what the weights are compared with, in words.
+    """
+
+    kind: str
+    rows: tuple[Row, ...] = ()
+    statistic: str | None = None
+    reference: str | None = None
+
+    def to_bytes(self) -> bytes:
+        """The series as plugin data."""
+        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True).encode()
+
+    @classmethod
+    def parse(cls, content: bytes) -> "Series":
+        """Reads plugin data back.
+
+        Raises:
+            SchemaError: for anything that `to_bytes` of this version could
+                not have written.
+        """
+        try:
+            data = json.loads(content)
+            version = data.pop("version")
+            if version != VERSION:
+                raise SchemaError(
+                    f"Plugin data has version {version!r}; this keras_layerwise reads {VERSION}. "
+                    "Read it with the version that wrote it."
+                )
+            rows = tuple(Row(**row) for row in data.pop("rows"))
+            series = cls(rows=rows, **data)
+        except SchemaError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SchemaError(f"Not plugin data of keras_layerwise: {content[:80]!r}.") from error
+        if series.kind not in KINDS:
+            raise SchemaError(f"Unknown kind of series {series.kind!r}; known: {KINDS}.")
+        return series
+
+
+def drift_tag(statistic: str, revision: int = 0) -> str:
+    """The tag of a statistic's vectors.
+
+    Rows are fixed for a tag, so when the set of weights changes in mid-run
+    the next `revision` begins.
+    """
+    return f"{PLUGIN}/drift/{statistic}" + (f"/{revision}" if revision else "")
+
+
+def alarm(kind: str, row: str, step: int, message: str) -> dict[str, Any]:
+    """An alarm's message; `kind` is ``frozen_moved``, ``trainable_still`` or ``nonfinite``."""
+    return {"kind": kind, "row": row, "step": step, "message": message}
+
+
+def change(what: str, row: str, step: int, old: Any, new: Any) -> dict[str, Any]:
+    """A change's message; `what` is ``frozen``, ``unfrozen``, ``multiplier`` or ``weight_decay``."""
+    return {"what": what, "row": row, "step": step, "old": old, "new": new}
