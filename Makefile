@@ -1,0 +1,87 @@
+# Needs Python 3.11 or newer and make. Every target makes the virtual
+# environment it needs, once; a change of pyproject.toml refreshes it.
+
+PYTHON ?= python3
+JAX ?= jax
+TORCH ?= torch==2.13.0
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help demo test bench check test-tensorflow test-jax test-torch test-oldest test-wheel format clean
+
+help:
+	@echo "make demo          fine-tune on handwritten digits, four ways (about three minutes)"
+	@echo "make test          checks, then the tests on TensorFlow, JAX and PyTorch"
+	@echo "make bench         measure what the package costs on this machine"
+	@echo "make check         ruff and mypy"
+	@echo "make test-BACKEND  the tests on tensorflow, jax or torch"
+	@echo "make test-oldest   the tests on the oldest versions that pyproject.toml admits"
+	@echo "make test-wheel    build the wheel and check it in a clean environment"
+	@echo "make format        ruff, writing"
+	@echo "make clean         remove the environments and what tests and builds left"
+
+demo: .venv/demo.stamp
+	.venv/bin/python examples/finetune_digits.py
+
+test: check test-tensorflow test-jax test-torch
+
+bench: .venv/dev.stamp
+	.venv/bin/python -m benchmarks
+
+check: .venv/dev.stamp
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+test-tensorflow: .venv/dev.stamp
+	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest --cov --cov-report=term:skip-covered
+
+test-jax: .venv-jax/stamp
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest
+
+test-torch: .venv-torch/stamp
+	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest
+
+test-oldest: .venv-oldest/stamp
+	KERAS_BACKEND=tensorflow .venv-oldest/bin/python -m pytest
+
+test-wheel: .venv/dev.stamp
+	rm -rf dist .venv-wheel
+	.venv/bin/python -m build
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install -q dist/*.whl
+	.venv-wheel/bin/python .ci/check_wheel.py
+	.venv-wheel/bin/keras-layerwise --help
+
+format: .venv/dev.stamp
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-wheel dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# demo.stamp has what the demonstration needs, dev.stamp all that developing does.
+.venv/%.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -e ".[$*]"
+	touch $@
+
+# TensorFlow is a dependency, so the package goes in without its dependencies
+# where another backend takes TensorFlow's place. PyTorch's builds are pinned
+# exactly and resolved alone, lest another requirement choose the build.
+.venv-jax/stamp: BACKEND = $(JAX)
+.venv-torch/stamp: BACKEND = $(TORCH)
+.venv-jax/stamp .venv-torch/stamp: .venv-%/stamp: pyproject.toml .ci/requirements.py
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q "$(BACKEND)"
+	.venv-$*/bin/python .ci/requirements.py --without tensorflow test > .venv-$*/requirements.txt
+	.venv-$*/bin/python -m pip install -q -r .venv-$*/requirements.txt
+	.venv-$*/bin/python -m pip install -q --no-deps -e .
+	touch $@
+
+.venv-oldest/stamp: pyproject.toml .ci/requirements.py
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python .ci/requirements.py --oldest test > .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install -q -r .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install -q --no-deps -e .
+	touch $@
