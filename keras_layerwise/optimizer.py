@@ -1,0 +1,978 @@
+"""One optimizer, with settings of its own for every weight.
+
+The inner Keras optimizer stays as it is and does all that it does: clipping,
+accumulation, averaging, the update itself. Three of its methods are replaced
+on the instance, so that each weight meets its own rate and decay there:
+``_backend_update_step`` receives the rates of all weights where it would have
+received one, ``update_step`` (or PyTorch's ``_parallel_update_step``) picks
+from them, and ``_apply_weight_decay`` runs once for each rate and decay.
+"""
+
+import contextlib
+import json
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_layerwise import rules as rules_module
+from keras_layerwise import selectors, structure
+from keras_layerwise.errors import RuleError
+from keras_layerwise.rules import Assignment, Rule, Schedule, Setting
+
+_INNER_SETTINGS = (
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+_AVERAGES = "_model_variables_moving_average"
+
+
+def _of_inner(name: str) -> property:
+    """A setting that lives on the inner optimizer, and only there."""
+
+    def get(self: "LayerwiseOptimizer") -> Any:
+        return getattr(self.__dict__.get("inner_optimizer"), name, None)
+
+    def put(self: "LayerwiseOptimizer", value: Any) -> None:
+        # Keras's own constructor sets its defaults before there is an inner optimizer.
+        if "inner_optimizer" in self.__dict__:
+            setattr(self.inner_optimizer, name, value)
+
+    return property(get, put)
+
+
+@keras.saving.register_keras_serializable(package="keras_layerwise")
+class LayerwiseOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer around another, with per-layer rates, decay and freezing.
+
+    A weight with multiplier m is updated as the inner optimizer would at rate
+    m·η(t); its gradient is not touched. Decay is w ← w − η_w·λ_w·w with the
+    weight's own rate η_w and decay λ_w, as in a parameter group of PyTorch. A
+    frozen weight is left out of everything, global-norm clipping included, as
+    if its layer had ``trainable = False``, but stays among the model's
+    trainable weights. With all multipliers 1 and no other rule, training is
+    bit-identical to the inner optimizer's.
+
+    The inner optimizer advances once per step. ``learning_rate`` is the inner
+    optimizer's: schedules and callbacks change it and the ratios between
+    layers stay. Settings that this class does not know (``beta_1``) are read
+    from and written to the inner optimizer.
+
+    A weight that is unfrozen in mid-run and has no slots gets new ones and
+    starts with the bias correction of step 1, as in a new parameter group of
+    PyTorch: with the correction of the run's step, zero slots would make
+    Adam's first update (1−β₁)/√(1−β₂) ≈ 3.2 times too long.
+
+    Args:
+        optimizer: a Keras optimizer that is not built yet, or its name.
+            Clipping, averaging, accumulation and decay are set on it.
+        rules: ``{selector: Rule or multiplier}``; the first rule that selects
+            a weight wins. For selectors see `keras_layerwise.selectors.select`.
+        model: the model to be trained; needed for classes and callables, and
+            to check the rules at once rather than at the first step.
+        name: of this optimizer.
+
+    Raises:
+        RuleError: for a rule that cannot hold; see
+            `keras_layerwise.rules.resolve`.
+        TypeError: for arguments of the wrong type, an inner optimizer that
+            is a wrapper itself, or settings that belong on the inner one.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="head")]
+    ... )
+    >>> optimizer = LayerwiseOptimizer("adam", {"body": 0.1}, model=model)
+    >>> model.compile(optimizer=optimizer, loss="mse")
+    >>> [(a.path, round(a.learning_rate, 6)) for a in optimizer.assignments]
+    [('body/kernel', 0.0001), ('body/bias', 0.0001), ('head/kernel', 0.001), ('head/bias', 0.001)]
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        rules: Any,
+        model: Any = None,
+        name: str | None = None,
+        **misplaced: Any,
+    ) -> None:
+        if misplaced:
+            raise TypeError(
+                f"LayerwiseOptimizer does not take {', '.join(sorted(misplaced))}: settings of the "
+                "update belong on the inner optimizer, such as "
+                "LayerwiseOptimizer(keras.optimizers.Adam(1e-3, clipnorm=1.0), rules)."
+            )
+        inner = _inner_optimizer(optimizer)
+        rules = rules_module.as_rules(rules)
+        if model is None:
+            for selector in rules:
+                if selectors.needs_model(selector):
+                    raise RuleError(
+                        f"The rule for {selectors.label(selector)!r} can be answered only where "
+                        "the layers are known. Pass model=... to LayerwiseOptimizer."
+                    )
+        super().__init__(learning_rate=0.0, name=name)
+        # Past Keras's attribute tracking: the state of the inner optimizer is stored here,
+        # under names that do not depend on the order in which slots were made.
+        self._set("inner_optimizer", inner)
+        self._set("_iterations", inner._iterations)
+        self._set("_rules", rules)
+        self._set("_model", None)
+        self._set("_settings", [])
+        self._set("_sites", ())
+        self._set("_weights", [])
+        self._set("_slots", {})
+        self._set("_stored", None)
+        self._set("_compiled", False)
+        if keras.backend.backend() == "tensorflow":
+            self._checkpointed_assignment = _checkpointed_assignment(self)
+        if model is not None:
+            self.attach(model)
+            if model.built and model.trainable_weights:
+                self._resolve(model.trainable_weights)
+
+    # What Keras asks of an optimizer.
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Finds what holds for `variables`, and makes the slots of those not frozen.
+
+        Raises:
+            RuleError: where the rules, or a stored assignment, do not fit.
+        """
+        if self.built:
+            return
+        variables = list(variables)
+        settings = self._resolve(variables)
+        self._set("_weights", variables)
+        self._set("_settings", settings)
+        for position, variable in enumerate(variables):
+            self._trainable_variables_indices[self._var_key(variable)] = position
+        self._set("_trainable_variables", variables)
+        self._set(
+            "_multipliers",
+            self.add_variable(
+                shape=(len(variables),),
+                # By initializer: an assignment here would be part of a graph that is traced.
+                initializer=lambda shape, dtype=None: ops.convert_to_tensor(
+                    self._multiplier_values(), dtype
+                ),
+                aggregation="only_first_replica",
+                name="multipliers",
+            ),
+        )
+        self._make_slots(self.inner_optimizer, self._active())
+        self._replace_methods()
+        self.built = True
+        self._update_active()
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """Updates the weights that are not frozen; see ``keras.optimizers.Optimizer.apply``."""
+        grads = list(grads)
+        if not grads:
+            return
+        if trainable_variables is None:
+            if not self.built:
+                raise ValueError(
+                    "The optimizer is not built. Pass the variables with the gradients, or call "
+                    "build(model.trainable_variables) first."
+                )
+            trainable_variables = self._weights
+            if len(grads) != len(trainable_variables):
+                raise ValueError(
+                    f"Received {len(grads)} gradients for {len(trainable_variables)} variables. "
+                    "Pass one gradient, or None, for each."
+                )
+        else:
+            trainable_variables = list(trainable_variables)
+            if not self.built:
+                with keras.name_scope(self.name, caller=self):
+                    self.build(trainable_variables)
+            self._check_variables_are_known(trainable_variables)
+        self._set("_compiled", self._compiled or _is_compiling())
+        active = [
+            (gradient, variable)
+            for gradient, variable in zip(grads, trainable_variables, strict=True)
+            if not self._settings[self._get_variable_index(variable)].rule.frozen
+        ]
+        if active:
+            self.inner_optimizer.apply([g for g, _ in active], [v for _, v in active])
+        else:
+            self.inner_optimizer._iterations.assign_add(1)
+
+    def stateless_apply(
+        self,
+        optimizer_variables: Sequence[Any],
+        grads: Sequence[Any],
+        trainable_variables: Sequence[Any],
+    ) -> tuple[list[Any], list[Any]]:
+        """`apply` as a function of values; see ``keras.optimizers.Optimizer``."""
+        # The base class maps `_trainable_variables`, which are the active ones elsewhere.
+        self._set("_trainable_variables", self._weights)
+        result: tuple[list[Any], list[Any]] = super().stateless_apply(
+            optimizer_variables, grads, trainable_variables
+        )
+        return result
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Puts the moving averages in place of the weights, where the inner optimizer has any."""
+        if self.built:
+            self.inner_optimizer.finalize_variable_values(self.inner_optimizer._trainable_variables)
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """Excludes weights from decay, on the inner optimizer, whatever the rules say."""
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Sets the state, in the order of ``variables``."""
+        for variable, value in zip(self.variables, weights, strict=True):
+            variable.assign(value)
+        self._read_multipliers()
+
+    @property
+    def variables(self) -> list[Any]:
+        """The inner optimizer's variables and one vector of multipliers."""
+        return list(self._state().values())
+
+    @property
+    def iterations(self) -> Any:
+        """Number of steps, as the inner optimizer counts them."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self) -> Any:
+        """The inner optimizer's rate η(t); each weight's own is in `assignments`."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    # What this optimizer adds.
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """What holds for each trainable weight now, in the optimizer's order.
+
+        Raises:
+            RuleError: while the weights are not known.
+        """
+        self._sync()
+        settings = self._settings
+        if not settings:
+            raise RuleError(
+                "The weights are not known yet. Pass model=... with a model that is built, or "
+                "train one step first."
+            )
+        inner = self.inner_optimizer
+        rate = _number(inner.learning_rate)
+        found = []
+        for position, setting in enumerate(settings):
+            rule = setting.rule
+            multiplier = 1.0 if rule.multiplier is None else self._now(rule.multiplier)
+            own_rate = None if rule.learning_rate is None else self._now(rule.learning_rate)
+            effective = rate * multiplier if own_rate is None else own_rate
+            found.append(
+                Assignment(
+                    path=setting.path,
+                    layer=setting.layer,
+                    rule=setting.label,
+                    multiplier=multiplier if own_rate is None else None,
+                    learning_rate=0.0 if rule.frozen else effective,
+                    weight_decay=self._decay_of(position),
+                    frozen=rule.frozen,
+                    parameters=int(np.prod(setting.shape)),
+                )
+            )
+        return tuple(found)
+
+    def attach(self, model: Any) -> None:
+        """Tells the optimizer the model that it trains.
+
+        With it, what is frozen can change after training began: the model's
+        compiled step is then traced again. The package's callbacks do this.
+        """
+        self._set("_model", weakref.ref(model))
+        if self._weights:
+            self._locate(self._weights)
+
+    def set_multiplier(self, select: Any, value: float) -> None:
+        """Changes the multiplier of weights, from the next step on, without a new trace.
+
+        Args:
+            select: a selector, as in the rules.
+            value: a number ≥ 0.
+
+        Raises:
+            RuleError: where nothing is selected, `value` is out of range, or
+                a weight has a rate or a schedule of its own.
+        """
+        value = rules_module.check_number("multiplier", value)
+        positions = self._positions(select)
+        for position in positions:
+            rule = self._settings[position].rule
+            if rule.learning_rate is not None or isinstance(rule.multiplier, Schedule):
+                raise RuleError(
+                    f"{self._settings[position].path!r} has "
+                    f"{'its own rate' if rule.learning_rate is not None else 'a schedule'}; a "
+                    "multiplier would have no effect on it. Select other weights."
+                )
+        self._sync()
+        for position in positions:
+            self._change(position, multiplier=value)
+        self._multipliers.assign(self._multiplier_values())
+
+    def freeze(self, select: Any) -> None:
+        """Leaves weights out from the next step on; their slots are kept for `unfreeze`.
+
+        Args:
+            select: a selector, as in the rules.
+
+        Raises:
+            RuleError: where nothing is selected, or where the step is compiled
+                and the model not known.
+        """
+        self._freeze(select, frozen=True)
+
+    def unfreeze(self, select: Any) -> None:
+        """Takes weights in from the next step on; the others keep their state.
+
+        Args:
+            select: a selector, as in the rules.
+
+        Raises:
+            RuleError: as `freeze`.
+        """
+        self._freeze(select, frozen=False)
+
+    def summary(
+        self, print_fn: Callable[[str], Any] | None = None, per_weight: bool = False
+    ) -> None:
+        """Prints what holds for each layer, and how much of the model is trained.
+
+        Args:
+            print_fn: receives the text; ``print`` by default.
+            per_weight: a row for each weight instead of each layer.
+
+        Raises:
+            RuleError: while the weights are not known.
+        """
+        from keras_layerwise.tables import assignment_table
+
+        (print_fn or print)(assignment_table(self.name, self.assignments, per_weight))
+
+    # Storing and loading.
+
+    def get_config(self) -> dict[str, Any]:
+        """The inner optimizer and what holds for each weight, as plain values."""
+        config = {
+            "name": self.name,
+            "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+        }
+        if self._settings:
+            return {**config, "assignment": [setting.to_json() for setting in self._settings]}
+        return {**config, "rules": [_rule_entry(*item) for item in self._rules.items()]}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "LayerwiseOptimizer":
+        """Makes the optimizer again; what was assigned is checked when it is built."""
+        inner = keras.saving.deserialize_keras_object(
+            config["optimizer"], custom_objects=custom_objects
+        )
+        rules = dict(_rule_of_entry(entry) for entry in config.get("rules", ()))
+        optimizer = cls(inner, rules, name=config["name"])
+        if "assignment" in config:
+            optimizer._set("_stored", [Setting.from_json(item) for item in config["assignment"]])
+        return optimizer
+
+    def save_own_variables(self, store: Any) -> None:
+        """Stores the assignment, and the state under names that later slots do not shift."""
+        for name, variable in self._state().items():
+            store[name] = ops.convert_to_numpy(variable)
+        store["assignment"] = np.frombuffer(self._assignment_to_text().encode(), dtype="uint8")
+
+    def load_own_variables(self, store: Any) -> None:
+        """Takes over a stored assignment and state.
+
+        Raises:
+            RuleError: where they were made for other weights.
+        """
+        names = set(store.keys())
+        if "assignment" not in names or not self.built:
+            problem = "it is not built yet" if not self.built else "no LayerwiseOptimizer stored it"
+            warnings.warn(
+                f"The stored state is skipped for optimizer {self.name!r}: {problem}.",
+                stacklevel=2,
+            )
+            return
+        text = np.asarray(store["assignment"]).astype("uint8").tobytes().decode()
+        stored = [Setting.from_json(item) for item in json.loads(text)]
+        rules_module.check_fit(stored, self._settings)
+        kinds = {name.partition(".")[0] for name in names - {"assignment"}}
+        own_kinds = {name.partition(".")[0] for name in self._state()}
+        if not own_kinds <= kinds:
+            warnings.warn(
+                f"The stored state is skipped for optimizer {self.name!r}: it was stored by "
+                "another kind of optimizer, without "
+                f"{', '.join(sorted(own_kinds - kinds))}.",
+                stacklevel=2,
+            )
+            return
+        self._take_over(stored)
+        for name, variable in self._state().items():
+            variable.assign(np.asarray(store[name]))
+
+    def __dir__(self) -> list[str]:
+        # Keras's saver walks dir() and would store the inner optimizer a second time.
+        return [name for name in super().__dir__() if name != "inner_optimizer"]
+
+    def __getattr__(self, name: str) -> Any:
+        inner = self.__dict__.get("inner_optimizer")
+        if inner is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        inner = self.__dict__.get("inner_optimizer")
+        own = inner is None or name in self.__dict__ or hasattr(type(self), name)
+        if own or not hasattr(inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
+
+    def _set(self, name: str, value: Any) -> None:
+        """Sets an attribute past the tracking of Keras and TensorFlow."""
+        object.__setattr__(self, name, value)
+
+    # Which setting holds for which weight.
+
+    def _resolve(self, variables: Sequence[Any]) -> list[Setting]:
+        positions = self._locate(variables)
+        located = [self._sites[position] for position in positions]
+        settings = [
+            Setting(
+                path=site.path,
+                layer=site.layer_path,
+                name=site.weight.name,
+                shape=tuple(site.weight.shape),
+                label=None,
+                rule=Rule(),
+            )
+            for site in located
+        ]
+        if self._stored is not None:
+            rules_module.check_fit(self._stored, settings)
+            settings = [
+                rules_module.relocated(stored, found)
+                for stored, found in zip(self._stored, settings, strict=True)
+            ]
+        else:
+            winners = rules_module.resolve(self._rules, self._sites, positions)
+            for i, position in enumerate(positions):
+                if position in winners:
+                    selector = winners[position]
+                    settings[i] = replace(
+                        settings[i],
+                        label=selectors.label(selector),
+                        rule=self._rules[selector],
+                    )
+            settings = [replace(s, has_slots=not s.rule.frozen) for s in settings]
+        self._check_rates(settings)
+        self._set("_settings", settings)
+        return settings
+
+    def _check_rates(self, settings: Sequence[Setting]) -> None:
+        if not isinstance(self.inner_optimizer, keras.optimizers.Ftrl):
+            return
+        for setting in settings:
+            if not setting.rule.frozen and 0.0 in (
+                setting.rule.multiplier,
+                setting.rule.learning_rate,
+            ):
+                raise RuleError(
+                    f"{setting.path!r} has rate 0 under Ftrl, which divides by the rate and would "
+                    "make it NaN. Use Rule(frozen=True) to leave the weight out."
+                )
+
+    def _locate(self, variables: Sequence[Any]) -> list[int]:
+        """Finds the places of `variables` in the model, or by their paths without one."""
+        model = self._model() if self._model is not None else None
+        sites = structure.sites(model) if model is not None else ()
+        places = {id(site.weight): i for i, site in enumerate(sites)}
+        unknown = [v for v in variables if id(v) not in places]
+        if unknown and model is not None and not self._weights:
+            raise RuleError(
+                f"LayerwiseOptimizer was given the model {model.name!r}, but trains "
+                f"{getattr(unknown[0], 'path', unknown[0].name)!r}, which is not a weight of it. "
+                "Pass the model that is trained."
+            )
+        if unknown:
+            sites = structure.sites_of_variables(variables)
+            places = {id(site.weight): i for i, site in enumerate(sites)}
+        self._set("_sites", sites)
+        return [places[id(variable)] for variable in variables]
+
+    def _positions(self, select: Any) -> list[int]:
+        """The positions among the optimizer's weights of what `select` picks."""
+        if not self._settings:
+            raise RuleError(
+                "The weights are not known yet. Pass model=... with a model that is built, or "
+                "train one step first."
+            )
+        if selectors.needs_model(select) and not any(site.chains for site in self._sites):
+            raise RuleError(
+                f"{selectors.label(select)!r} can be answered only where the layers are known. "
+                "Pass model=... to LayerwiseOptimizer."
+            )
+        if not self.built:
+            model = self._model() if self._model is not None else None
+            if model is not None:
+                self.build(model.trainable_weights)
+        own = {id(weight): position for position, weight in enumerate(self._weights)}
+        trainable = [i for i, site in enumerate(self._sites) if id(site.weight) in own]
+        winners = rules_module.resolve({select: Rule()}, self._sites, trainable)
+        return sorted(own[id(self._sites[i].weight)] for i in winners)
+
+    def _active(self) -> list[int]:
+        return [i for i, setting in enumerate(self._settings) if not setting.rule.frozen]
+
+    def _change(self, position: int, **changes: Any) -> None:
+        setting = self._settings[position]
+        self._settings[position] = replace(setting, rule=replace(setting.rule, **changes))
+
+    def _freeze(self, select: Any, frozen: bool) -> None:
+        positions = [p for p in self._positions(select) if self._settings[p].rule.frozen != frozen]
+        if not positions:
+            return
+        model = self._model() if self._model is not None else None
+        if self._compiled and model is None:
+            raise RuleError(
+                "What is frozen cannot change now: the training step is compiled, and the "
+                "optimizer does not know whose step it is. Pass model=... to LayerwiseOptimizer, "
+                "or call optimizer.attach(model) first."
+            )
+        self._sync()
+        for position in positions:
+            self._change(position, frozen=frozen)
+        missing = [p for p in self._active() if not self._settings[p].has_slots]
+        if missing:
+            step = int(_number(self.inner_optimizer._iterations))
+            self._make_slots(_unbuilt_copy(self.inner_optimizer), missing)
+            for position in missing:
+                self._settings[position] = replace(
+                    self._settings[position], has_slots=True, first_step=step
+                )
+        self._update_active()
+
+    def _multiplier_values(self) -> Any:
+        values = [setting.rule.multiplier for setting in self._settings]
+        return np.asarray([m if isinstance(m, float) else 1.0 for m in values], dtype="float32")
+
+    def _update_active(self) -> None:
+        """Brings the inner optimizer and the compiled step in line with what is frozen."""
+        inner = self.inner_optimizer
+        active = self._active()
+        was_active = inner._trainable_variables
+        now_active = [self._weights[p] for p in active]
+        # Keras averages `_trainable_variables` in step with the list of averages.
+        object.__setattr__(inner, "_trainable_variables", now_active)
+        self._set("_trainable_variables", now_active)
+        if _AVERAGES in self._slots:
+            averages = [self._slots[_AVERAGES][p] for p in active]
+            object.__setattr__(inner, _AVERAGES, averages)
+        if [id(v) for v in was_active] != [id(v) for v in now_active]:
+            self._trace_again()
+
+    def _trace_again(self) -> None:
+        model = self._model() if self._model is not None else None
+        if model is not None and getattr(model, "train_function", None) is not None:
+            model.make_train_function(force=True)
+
+    def _sync(self) -> None:
+        """On JAX, brings the state that training holds back into the variables."""
+        model = self._model() if self._model is not None else None
+        if hasattr(model, "jax_state_sync"):
+            model.jax_state_sync()
+
+    # Slots.
+
+    def _make_slots(self, builder: Any, positions: Sequence[int]) -> None:
+        """Lets `builder` make the slots for `positions`, and gives them to the inner optimizer.
+
+        Every list in a Keras optimizer that runs parallel to the variables it
+        was built with is a list of slots. Here they run parallel to all
+        weights, with None where a weight has none.
+        """
+        inner = self.inner_optimizer
+        weights = [self._weights[p] for p in positions]
+        with _scope_of(inner):
+            builder.build(weights)
+        new = {id(variable) for variable in builder._variables}
+        for name, made in list(vars(builder).items()):
+            if not _is_slots(name, made, len(positions)):
+                continue
+            slots = self._slots.setdefault(name, [None] * len(self._weights))
+            for position, slot in zip(positions, made, strict=True):
+                slots[position] = slot
+                if builder is not inner and slot is not None and id(slot) in new:
+                    inner._track_variable(slot)
+                    if name == _AVERAGES:
+                        # An average of zeros would pull the weight towards zero.
+                        slot.assign(self._weights[position])
+            object.__setattr__(inner, name, slots)
+        indices = {inner._var_key(v): i for i, v in enumerate(self._weights)}
+        object.__setattr__(inner, "_trainable_variables_indices", indices)
+        if hasattr(self, "_track_trackable"):
+            for name, variable in self._state().items():
+                self._track_trackable(variable, name=name, overwrite=True)
+
+    def _state(self) -> dict[str, Any]:
+        """Every variable under a name that depends only on which weights have slots."""
+        inner = self.inner_optimizer
+        tracked = {id(variable): variable for variable in inner._variables}
+        slots = {
+            f"{name.strip('_')}.{position}": slot
+            for position in range(len(self._weights))
+            for name, column in self._slots.items()
+            if (slot := column[position]) is not None and id(slot) in tracked
+        }
+        in_slots = {id(slot) for slot in slots.values()}
+        names = {
+            id(value): name.strip("_")
+            for name, value in vars(inner).items()
+            if isinstance(value, keras.Variable)
+        }
+        state = {
+            names.get(key, f"variable_{i}"): variable
+            for i, (key, variable) in enumerate(tracked.items())
+            if key not in in_slots
+        }
+        if self.__dict__.get("_multipliers") is not None:
+            state["multipliers"] = self._multipliers
+        return {**state, **slots}
+
+    def _assignment_to_text(self) -> str:
+        return json.dumps([setting.to_json() for setting in self._settings])
+
+    def _assignment_from_text(self, text: str) -> None:
+        stored = [Setting.from_json(item) for item in json.loads(text)]
+        if self.built:
+            self._take_over(stored)
+        elif stored:
+            self._set("_stored", stored)
+
+    def _take_over(self, stored: Sequence[Setting]) -> None:
+        """Makes a stored assignment the one that holds, slots included."""
+        rules_module.check_fit(stored, self._settings)
+        own = self._settings
+        missing = [i for i, s in enumerate(stored) if s.has_slots and not own[i].has_slots]
+        if missing:
+            self._make_slots(_unbuilt_copy(self.inner_optimizer), missing)
+        merged = [
+            replace(
+                rules_module.relocated(new, old), has_slots=new.has_slots or old.has_slots
+            )
+            for new, old in zip(stored, own, strict=True)
+        ]  # fmt: skip
+        self._set("_settings", merged)
+        self._multipliers.assign(self._multiplier_values())
+        self._update_active()
+
+    def _read_multipliers(self) -> None:
+        values = ops.convert_to_numpy(self._multipliers)
+        for position, setting in enumerate(self._settings):
+            if isinstance(setting.rule.multiplier, float):
+                self._change(position, multiplier=float(values[position]))
+
+    # Rates and decay.
+
+    def _now(self, value: Any) -> float:
+        if isinstance(value, Schedule):
+            return _number(value(self.inner_optimizer._iterations))
+        return float(value)
+
+    def _rates(self, learning_rate: Any) -> tuple[Any, ...]:
+        """Each weight's rate at this step, in the optimizer's order."""
+        step = self.inner_optimizer._iterations
+        dtype = self._multipliers.dtype
+        scaled = ops.unstack(
+            ops.multiply(self._multipliers, ops.cast(learning_rate, dtype)),
+            num=len(self._weights),
+        )
+        rates = list(scaled)
+        for position, setting in enumerate(self._settings):
+            rule = setting.rule
+            if isinstance(rule.multiplier, Schedule):
+                rates[position] = ops.multiply(
+                    ops.cast(rule.multiplier(step), dtype), ops.cast(learning_rate, dtype)
+                )
+            elif isinstance(rule.learning_rate, Schedule):
+                rates[position] = ops.cast(rule.learning_rate(step), dtype)
+            elif rule.learning_rate is not None:
+                rates[position] = ops.cast(rule.learning_rate, dtype)
+        return tuple(rates)
+
+    def _decay_of(self, position: int) -> float | None:
+        """λ of a weight, None where nothing decays it."""
+        inner = self.inner_optimizer
+        if self._weights and not inner._use_weight_decay(self._weights[position]):
+            return None
+        own = self._settings[position].rule.weight_decay
+        return inner.weight_decay if own is None else own
+
+    # The methods of the inner optimizer that are replaced.
+
+    def _replace_methods(self) -> None:
+        inner = self.inner_optimizer
+        replaced = {
+            "_backend_update_step": self._update_all,
+            "update_step": self._update_one,
+            "_apply_weight_decay": self._decay_all,
+        }
+        if hasattr(inner, "_parallel_update_step"):
+            replaced["_parallel_update_step"] = self._update_groups
+        self._set("_original", {name: getattr(inner, name) for name in replaced})
+        for name, method in replaced.items():
+            object.__setattr__(inner, name, method)
+
+    def _update_all(
+        self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        if "_parallel_update_step" not in self._original:
+            learning_rate = self._rates(learning_rate)
+        self._original["_backend_update_step"](grads, variables, learning_rate)
+
+    def _update_one(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        position = self.inner_optimizer._get_variable_index(variable)
+        if isinstance(learning_rate, (tuple, list)):
+            learning_rate = learning_rate[position]
+        with self._counting_from(self._settings[position].first_step):
+            self._original["update_step"](gradient, variable, learning_rate)
+
+    def _update_groups(
+        self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        """PyTorch's update: one fused call for each group of weights that share their settings."""
+        groups: dict[Any, list[int]] = {}
+        for i, variable in enumerate(variables):
+            setting = self._settings[self.inner_optimizer._get_variable_index(variable)]
+            key = (setting.rule.multiplier, setting.rule.learning_rate, setting.first_step)
+            groups.setdefault(key, []).append(i)
+        shared = self._state_per_call()
+        before = [(variable, ops.copy(variable)) for variable in shared] if len(groups) > 1 else []
+        for (multiplier, own_rate, first_step), members in groups.items():
+            for variable, value in before:
+                variable.assign(value)
+            rate = self._group_rate(multiplier, own_rate, learning_rate)
+            with self._counting_from(first_step):
+                self._original["_parallel_update_step"](
+                    [grads[i] for i in members], [variables[i] for i in members], rate
+                )
+
+    def _state_per_call(self) -> list[Any]:
+        """Variables that PyTorch's update changes once a call: each group has to meet them anew."""
+        product = getattr(self.inner_optimizer, "_u_product", None)
+        return [] if product is None else [product]
+
+    def _group_rate(self, multiplier: Any, own_rate: Any, learning_rate: Any) -> Any:
+        step = self.inner_optimizer._iterations
+        if own_rate is not None:
+            return own_rate(step) if isinstance(own_rate, Schedule) else own_rate
+        if multiplier is None or multiplier == 1.0:
+            return learning_rate
+        if isinstance(multiplier, Schedule):
+            multiplier = multiplier(step)
+        return ops.multiply(learning_rate, multiplier)
+
+    def _decay_all(self, variables: Sequence[Any]) -> None:
+        if all(self._decay_of(i) is None for i in range(len(self._weights))) and not hasattr(
+            self.inner_optimizer, "adam_weight_decay"
+        ):
+            return
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # Once for all replicas: the settings of the inner optimizer change meanwhile.
+            tf.__internal__.distribute.interim.maybe_merge_call(
+                lambda _, variables: self._decay_in_groups(variables),
+                self.inner_optimizer._distribution_strategy,
+                variables,
+            )
+        else:
+            self._decay_in_groups(variables)
+
+    def _decay_in_groups(self, variables: Sequence[Any]) -> None:
+        inner = self.inner_optimizer
+        in_groups = "_parallel_update_step" in self._original
+        learning_rate = inner.learning_rate
+        rates = () if in_groups else self._rates(learning_rate)
+        groups: dict[Any, list[Any]] = {}
+        for variable in variables:
+            position = inner._get_variable_index(variable)
+            rule = self._settings[position].rule
+            rate_key = (rule.multiplier, rule.learning_rate) if in_groups else position
+            groups.setdefault((rate_key, rule.weight_decay), []).append(variable)
+        for (rate_key, decay), members in groups.items():
+            rate = (
+                self._group_rate(*rate_key, learning_rate) if in_groups else rates[rate_key]
+            )
+            with _holding(inner, rate, decay):
+                self._original["_apply_weight_decay"](members)
+
+    @contextlib.contextmanager
+    def _counting_from(self, first_step: int) -> Iterator[None]:
+        """Lets the inner optimizer see the steps since `first_step`."""
+        inner = self.inner_optimizer
+        if not first_step:
+            yield
+            return
+        iterations = inner._iterations
+        object.__setattr__(inner, "_iterations", ops.subtract(iterations, first_step))
+        try:
+            yield
+        finally:
+            object.__setattr__(inner, "_iterations", iterations)
+
+
+for _name in _INNER_SETTINGS:
+    setattr(LayerwiseOptimizer, _name, _of_inner(_name))
+
+
+def layerwise_optimizers(optimizer: Any) -> list[LayerwiseOptimizer]:
+    """The `LayerwiseOptimizer` in `optimizer`, through Keras's own wrappers; several in a
+    ``MultiOptimizer``, none in any other.
+    """  # noqa: D205
+    if isinstance(optimizer, LayerwiseOptimizer):
+        return [optimizer]
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return layerwise_optimizers(optimizer.inner_optimizer)
+    members = getattr(optimizer, "optimizers", None) or ()
+    return [found for member in members for found in layerwise_optimizers(member)]
+
+
+def _inner_optimizer(optimizer: Any) -> Any:
+    if isinstance(optimizer, str):
+        optimizer = keras.optimizers.get(optimizer)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"`optimizer` is a Keras optimizer or its name; received {optimizer!r}. "
+            "Such as LayerwiseOptimizer(keras.optimizers.Adam(1e-3), rules)."
+        )
+    if isinstance(optimizer, (LayerwiseOptimizer, keras.optimizers.LossScaleOptimizer)) or hasattr(
+        optimizer, "optimizers"
+    ):
+        raise TypeError(
+            f"LayerwiseOptimizer goes directly around an optimizer that updates weights; received "
+            f"{type(optimizer).__name__}, which is a wrapper itself. Put LayerwiseOptimizer inside "
+            "it (Keras adds LossScaleOptimizer by itself under mixed_float16)."
+        )
+    if optimizer.built:
+        raise RuleError(
+            f"The inner optimizer {optimizer.name!r} is already built and has slots of its own. "
+            "Pass a new one, such as type(optimizer).from_config(optimizer.get_config())."
+        )
+    return optimizer
+
+
+def _is_slots(name: str, value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == count > 0
+        and name not in ("_variables", "_trainable_variables")
+        and all(item is None or isinstance(item, keras.Variable) for item in value)
+    )
+
+
+def _unbuilt_copy(optimizer: Any) -> Any:
+    with _scope_of(optimizer):
+        return type(optimizer).from_config(optimizer.get_config())
+
+
+def _scope_of(optimizer: Any) -> Any:
+    """The distribution strategy that the optimizer's variables belong to, on TensorFlow."""
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+@contextlib.contextmanager
+def _holding(optimizer: Any, learning_rate: Any, weight_decay: float | None) -> Iterator[None]:
+    """Lets `optimizer` have another rate, and another decay where one is given."""
+    values = {"_learning_rate": learning_rate}
+    if weight_decay is not None:
+        values["weight_decay"] = weight_decay
+        if hasattr(optimizer, "adam_weight_decay"):
+            values["adam_weight_decay"] = weight_decay
+    before = {name: getattr(optimizer, name) for name in values}
+    for name, value in values.items():
+        object.__setattr__(optimizer, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            object.__setattr__(optimizer, name, value)
+
+
+def _number(value: Any) -> float:
+    return float(ops.convert_to_numpy(value))
+
+
+def _is_compiling() -> bool:
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.executing_eagerly()
+    return bool(backend == "jax")
+
+
+def _checkpointed_assignment(owner: LayerwiseOptimizer) -> Any:
+    """What ``tf.train.Checkpoint`` stores of the assignment beside the variables."""
+    import tensorflow as tf
+
+    class State(tf.train.experimental.PythonState):  # type: ignore[misc]
+        def serialize(self) -> str:
+            return owner._assignment_to_text()
+
+        def deserialize(self, string_value: bytes) -> None:
+            owner._assignment_from_text(bytes(string_value).decode())
+
+    return State()
+
+
+def _rule_entry(selector: Any, rule: Rule) -> dict[str, Any]:
+    """A rule whose weights are not known yet, as plain values."""
+    entry: dict[str, Any] = {"rule": rules_module.rule_to_json(rule)}
+    if isinstance(selector, str):
+        return {**entry, "name": selector}
+    if hasattr(selector, "fullmatch"):
+        return {**entry, "pattern": selector.pattern, "flags": selector.flags}
+    if selectors.is_layer(selector):
+        return {**entry, "name": selector.name}
+    raise RuleError(
+        f"The rule for {selectors.label(selector)!r} cannot be stored before the model's weights "
+        "are known. Build the model first."
+    )
+
+
+def _rule_of_entry(entry: dict[str, Any]) -> tuple[Any, Rule]:
+    import re
+
+    rule = rules_module.rule_from_json(entry["rule"])
+    if "pattern" in entry:
+        return re.compile(entry["pattern"], entry["flags"]), rule
+    return entry["name"], rule
