@@ -309,6 +309,16 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         if self._weights:
             self._locate(self._weights)
 
+    def selected(self, select: Any) -> tuple[Assignment, ...]:
+        """The `assignments` of the weights that `select` picks.
+
+        Raises:
+            RuleError: where nothing is selected.
+        """
+        positions = self._positions(select)
+        assignments = self.assignments
+        return tuple(assignments[position] for position in positions)
+
     def set_multiplier(self, select: Any, value: float) -> None:
         """Changes the multiplier of weights, from the next step on, without a new trace.
 

@@ -7,7 +7,7 @@ import keras
 
 from keras_layerwise import selectors
 from keras_layerwise.errors import RuleError
-from keras_layerwise.optimizer import layerwise_optimizers
+from keras_layerwise.optimizer import LayerwiseOptimizer, layerwise_optimizers
 
 
 class GradualUnfreeze(keras.callbacks.Callback):
@@ -70,9 +70,9 @@ class GradualUnfreeze(keras.callbacks.Callback):
             if not self.model.built:
                 return
             self.model.optimizer.build(self.model.trainable_variables)
+        is_new = int(keras.ops.convert_to_numpy(optimizers[0].iterations)) == 0
         for epoch, selector in self.epochs.items():
-            found = [a for o in optimizers for a in o.matching(selector)]
-            is_new = int(keras.ops.convert_to_numpy(optimizers[0].iterations)) == 0
+            found = [a for owner in self._owners(selector) for a in owner.selected(selector)]
             if is_new and not any(a.frozen for a in found):
                 raise RuleError(
                     f"GradualUnfreeze is to unfreeze {selectors.label(selector)!r} at epoch "
@@ -85,5 +85,19 @@ class GradualUnfreeze(keras.callbacks.Callback):
         for due, selector in self.epochs.items():
             if due > epoch:
                 return
-            for optimizer in layerwise_optimizers(self.model.optimizer):
+            for optimizer in self._owners(selector):
                 optimizer.unfreeze(selector)
+
+    def _owners(self, selector: Any) -> list[LayerwiseOptimizer]:
+        """The optimizers, of several in a ``MultiOptimizer``, that have what `selector` picks."""
+        owners = []
+        problem = None
+        for optimizer in layerwise_optimizers(self.model.optimizer):
+            try:
+                optimizer.selected(selector)
+                owners.append(optimizer)
+            except RuleError as error:
+                problem = error
+        if problem is not None and not owners:
+            raise problem
+        return owners
