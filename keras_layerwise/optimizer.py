@@ -108,6 +108,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         rules: Any,
         model: Any = None,
         name: str | None = None,
+        *,
+        fused: bool = True,
         **misplaced: Any,
     ) -> None:
         if misplaced:
@@ -138,6 +140,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         self._set("_slots", {})
         self._set("_stored", None)
         self._set("_compiled", False)
+        self._set("fused", fused)
         if keras.backend.backend() == "tensorflow":
             self._checkpointed_assignment = _checkpointed_assignment(self)
         if model is not None:
@@ -390,6 +393,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """The inner optimizer and what holds for each weight, as plain values."""
         config = {
             "name": self.name,
+            "fused": self.fused,
             "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
         }
         if self._settings:
@@ -405,7 +409,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             config["optimizer"], custom_objects=custom_objects
         )
         rules = dict(_rule_of_entry(entry) for entry in config.get("rules", ()))
-        optimizer = cls(inner, rules, name=config["name"])
+        optimizer = cls(inner, rules, name=config["name"], fused=config["fused"])
         if "assignment" in config:
             optimizer._set("_stored", [Setting.from_json(item) for item in config["assignment"]])
         return optimizer
