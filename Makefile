@@ -42,8 +42,9 @@ test-jax: .venv-jax/stamp
 test-torch: .venv-torch/stamp
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest
 
+# Old releases use what others have deprecated since.
 test-oldest: .venv-oldest/stamp
-	KERAS_BACKEND=tensorflow .venv-oldest/bin/python -m pytest
+	KERAS_BACKEND=tensorflow .venv-oldest/bin/python -m pytest -W ignore::DeprecationWarning
 
 test-wheel: .venv/dev.stamp
 	rm -rf dist .venv-wheel
@@ -79,9 +80,10 @@ clean:
 	.venv-$*/bin/python -m pip install -q --no-deps -e .
 	touch $@
 
+# TensorBoard before 2.21 imports pkg_resources, which setuptools has dropped.
 .venv-oldest/stamp: pyproject.toml .ci/requirements.py
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python .ci/requirements.py --oldest test > .venv-oldest/requirements.txt
-	.venv-oldest/bin/python -m pip install -q -r .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install -q -r .venv-oldest/requirements.txt "setuptools<81"
 	.venv-oldest/bin/python -m pip install -q --no-deps -e .
 	touch $@
