@@ -239,8 +239,20 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """Excludes weights from decay, on the inner optimizer, whatever the rules say."""
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one weight at `learning_rate`, which no rule changes here."""
+        self.inner_optimizer.update_step(gradient, variable, learning_rate)
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        self.inner_optimizer._apply_weight_decay(variables)
+
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Sets the state, in the order of ``variables``."""
+        if not self.built:
+            raise ValueError(
+                "You are calling set_weights() on an optimizer that is not built, so it has no "
+                "state to set. Call build(model.trainable_variables) first."
+            )
         for variable, value in zip(self.variables, weights, strict=True):
             variable.assign(value)
         self._read_multipliers()
@@ -920,7 +932,13 @@ def _unbuilt_copy(optimizer: Any) -> Any:
 def _scope_of(optimizer: Any) -> Any:
     """The distribution strategy that the optimizer's variables belong to, on TensorFlow."""
     strategy = getattr(optimizer, "_distribution_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
+    if strategy is None:
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    # A replica is in its strategy already, and cannot enter it a second time.
+    entered = tf.distribute.get_strategy() is strategy
+    return contextlib.nullcontext() if entered else strategy.scope()
 
 
 @contextlib.contextmanager
