@@ -1,7 +1,10 @@
 """Checks the installed wheel: what is in it, what importing loads, what TensorBoard finds."""
 
 import importlib.metadata
+import json
 import sys
+import tempfile
+import urllib.request
 from pathlib import Path
 
 import keras_layerwise
@@ -9,6 +12,8 @@ import keras_layerwise
 loaded = {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 if loaded:
     sys.exit(f"import keras_layerwise loaded {sorted(loaded)}")
+
+from tensorboard import default, program  # noqa: E402 - it may load a framework itself
 
 package = Path(keras_layerwise.__file__).parent
 if not package.is_relative_to(sys.prefix):
@@ -24,12 +29,15 @@ for path in source.rglob("*"):
         if not (package / name).is_file():
             sys.exit(f"{name} is missing from the wheel")
 
-from tensorboard import default  # noqa: E402 - what importing the package loads was measured first
-
-plugins = [plugin.plugin_name for plugin in default.get_dynamic_plugins()]
-if "layerwise" not in plugins:
-    sys.exit(f"TensorBoard finds {plugins}, and no layerwise")
-
 for name in keras_layerwise.__all__:
     getattr(keras_layerwise, name)
+
+with tempfile.TemporaryDirectory() as logs:
+    server = program.TensorBoard(default.get_plugins())
+    server.configure(argv=["tensorboard", "--logdir", logs, "--port", "0"])
+    with urllib.request.urlopen(server.launch() + "data/plugins_listing") as answer:
+        plugins = json.load(answer)
+if "layerwise" not in plugins:
+    sys.exit(f"TensorBoard finds {sorted(plugins)}, and no layerwise")
+
 print(f"keras-layerwise {version}: all {len(keras_layerwise.__all__)} public names import")

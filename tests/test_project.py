@@ -1,6 +1,8 @@
 """The project's shape: what importing loads, which module knows which, what files hold."""
 
 import ast
+import doctest
+import importlib
 import re
 import subprocess
 import sys
@@ -95,6 +97,11 @@ class TestFace:
     def test_the_first_use_of_a_name_loads_its_module(self):
         assert "keras" in loaded_by("import keras_layerwise; keras_layerwise.WeightDrift")
 
+    def test_no_module_takes_the_place_of_a_name_that_it_shares(self):
+        code = f"import {', '.join(SOURCES)}; import types, keras_layerwise as kl; "
+        code += "assert not [n for n in kl.__all__ if isinstance(getattr(kl, n), types.ModuleType)]"
+        loaded_by(code)
+
     def test_dir_shows_every_name(self):
         assert set(keras_layerwise.__all__) <= set(dir(keras_layerwise))
 
@@ -156,7 +163,7 @@ class TestArrows:
 
     def test_values_know_no_callbacks(self):
         callbacks = {part(name) for name in ("drift", "freeze", "monitor", "unfreeze")}
-        for name in ("statistics", "record", "schema", "inventory", "events"):
+        for name in ("statistics", "record", "schema", "events"):
             assert not reached(part(name)) & callbacks, name
 
     def test_only_the_tab_and_the_command_know_the_tab(self):
@@ -188,6 +195,20 @@ class TestFiles:
 
     def test_the_changelog_knows_the_version(self):
         assert f"## [{keras_layerwise.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+class TestExamples:
+    @pytest.mark.parametrize("name", SOURCES)
+    def test_docstrings_run(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)  # examples write to "logs"
+        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        assert doctest.testmod(importlib.import_module(name), optionflags=flags).failed == 0
+
+    GIVEN = frozenset({"Assignment", "FrozenHyperparameterError", "RuleError"})  # users make none
+
+    @pytest.mark.parametrize("name", sorted(keras_layerwise._MODULES.keys() - GIVEN))
+    def test_every_public_name_has_one(self, name):
+        assert ">>> " in getattr(keras_layerwise, name).__doc__
 
 
 class TestReadme:
