@@ -16,6 +16,7 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from keras_layerwise import schema
+from keras_layerwise.record import GROUPS, Record, flat
 from keras_layerwise.tab.reading import Matrix, Reader, UnknownRunError, describe
 
 CHARTS = "vendor/plotly.js-cartesian-dist-min-4.1.1/plotly-cartesian.min.js"
@@ -25,12 +26,14 @@ _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 _FILES = (
     "index.js",
     "app.js",
+    "charts.js",
     "data.js",
     "dom.js",
     "heatmap.js",
     "host.js",
     "hyperparameters.js",
     "lines.js",
+    "marks.js",
     "scale.js",
     "page.html",
     "style.css",
@@ -39,25 +42,23 @@ _FILES = (
 _DAY = 24 * 60 * 60
 _COLUMNS = (16, 4096)
 
-Handler = Callable[["LayerwisePlugin", wrappers.Request], wrappers.Response]
 
-
-def _answering(handler: Handler) -> Any:
+def _answering(handler: Callable[..., wrappers.Response]) -> Any:
     """A WSGI application of `handler`, with its errors as what a browser is told."""
 
     @functools.wraps(handler)
-    def answer(self: "LayerwisePlugin", request: wrappers.Request) -> wrappers.Response:
+    def answer(*arguments: Any) -> wrappers.Response:
         try:
-            return handler(self, request)
+            return handler(*arguments)
         except UnknownRunError as error:
             raise errors.NotFoundError(str(error)) from error
-        except schema.SchemaError as error:
+        except ValueError as error:  # what a run wrote is not what it should be
             raise errors.InvalidArgumentError(str(error)) from error
 
     return wrappers.Request.application(answer)
 
 
-class LayerwisePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
+class LayerwisePlugin(base_plugin.TBPlugin):
     """Serves the page and what it draws, from the data provider's tensors."""
 
     plugin_name = schema.PLUGIN
@@ -83,7 +84,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         """Where the page starts."""
         return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="Layerwise")
 
-    @wrappers.Request.application
+    @_answering
     def _file(self, name: str, request: wrappers.Request) -> wrappers.Response:
         path = _STATIC / name
         return http_util.Respond(
@@ -131,8 +132,8 @@ class LayerwisePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         ctx, experiment = _asked_for(request)
         run = self._reader.run(ctx, experiment, _argument(request, "run"))
         messages = self._reader.messages(ctx, experiment, run, "record")
-        record = messages[-1] if messages else None
-        return http_util.Respond(request, {"record": record}, "application/json")
+        answer = _side_by_side(messages[-1]) if messages else None
+        return http_util.Respond(request, {"record": answer}, "application/json")
 
     @_answering
     def _csv(self, request: wrappers.Request) -> wrappers.Response:
@@ -162,7 +163,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         )
 
 
-class LayerwiseLoader(base_plugin.TBLoader):  # type: ignore[misc]
+class LayerwiseLoader(base_plugin.TBLoader):
     """Loads the tab, and asks TensorBoard to keep every record of it."""
 
     def fix_flags(self, flags: Any) -> None:
@@ -203,6 +204,16 @@ def _broken(name: str, problems: list[str], error: Exception) -> dict[str, Any]:
         "changes": [],
         "problems": [*problems, f"{type(error).__name__}: {error}"],
     }
+
+
+def _side_by_side(message: dict[str, Any]) -> dict[str, Any]:
+    """A record with its values by key, as JSON texts: in JavaScript 1 and 1.0 are one number."""
+    record = Record.from_json(message)
+    values = {
+        key: json.dumps(value, sort_keys=True, ensure_ascii=False)
+        for key, value in flat(record.values).items()
+    }
+    return {k: v for k, v in record.to_json().items() if k not in GROUPS} | {"values": values}
 
 
 def _packed(matrix: Matrix) -> bytes:

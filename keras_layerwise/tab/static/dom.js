@@ -1,0 +1,44 @@
+// Elements from data: strings become text, never markup.
+
+export const byId = (id) => document.getElementById(id);
+
+export function el(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null) continue;
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export function download(url, name) {
+  const link = el("a", { href: url, download: name, hidden: true });
+  document.body.append(link);
+  link.click();
+  link.remove();
+}
+
+// The shortest decimal that is this float32, as NumPy prints it.
+export function float32(value) {
+  if (!Number.isFinite(value)) return Number.isNaN(value) ? "not defined" : String(value);
+  for (let digits = 6; digits <= 9; digits++) {
+    const text = value.toPrecision(digits);
+    if (Math.fround(Number(text)) === value) return String(Number(text));
+  }
+  return String(value);
+}
+
+export function brief(value) {
+  if (!Number.isFinite(value)) return float32(value);
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e5)) {
+    return value.toExponential(1).replace(/\.0e/, "e").replace("e+", "e");
+  }
+  return String(Number(value.toPrecision(3)));
+}
+
+export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+
+export const stepText = (step) => step.toLocaleString("en");
