@@ -9,7 +9,7 @@ from them, and ``_apply_weight_decay`` runs once for each rate and decay.
 """
 
 import contextlib
-import json
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -447,7 +447,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             )
             return
         text = np.asarray(store["assignment"]).astype("uint8").tobytes().decode()
-        stored = [Setting.from_json(item) for item in json.loads(text)]
+        stored = rules_module.settings_from_text(text)
         rules_module.check_fit(stored, self._settings)
         kinds = {name.partition(".")[0] for name in names - {"assignment"}}
         own_kinds = {name.partition(".")[0] for name in self._state()}
@@ -693,10 +693,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         return {**state, **slots}
 
     def _assignment_to_text(self) -> str:
-        return json.dumps([setting.to_json() for setting in self._settings])
+        return rules_module.settings_to_text(self._settings)
 
     def _assignment_from_text(self, text: str) -> None:
-        stored = [Setting.from_json(item) for item in json.loads(text)]
+        stored = rules_module.settings_from_text(text)
         if self.built:
             self._take_over(stored)
         elif stored:
@@ -1001,10 +1001,13 @@ def _rule_entry(selector: Any, rule: Rule) -> dict[str, Any]:
     )
 
 
-def _rule_of_entry(entry: dict[str, Any]) -> tuple[Any, Rule]:
-    import re
-
-    rule = rules_module.rule_from_json(entry["rule"])
-    if "pattern" in entry:
-        return re.compile(entry["pattern"], entry["flags"]), rule
-    return entry["name"], rule
+def _rule_of_entry(entry: Any) -> tuple[Any, Rule]:
+    try:
+        rule = rules_module.rule_from_json(entry["rule"])
+        if "pattern" in entry:
+            return re.compile(entry["pattern"], entry["flags"]), rule
+        if isinstance(entry["name"], str):
+            return entry["name"], rule
+        raise TypeError("a layer's name is text")
+    except Exception as error:
+        raise RuleError(f"Not a stored rule: {entry!r:.300}. ({error})") from error

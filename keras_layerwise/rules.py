@@ -1,5 +1,6 @@
 """Rules, and what they come to for each weight of a model."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -162,8 +163,28 @@ class Setting:
                 has_slots=bool(data["has_slots"]),
                 first_step=int(data["first_step"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # of a schedule's constructor, too
             raise RuleError(f"Not a stored assignment: {data!r:.300}. ({error})") from error
+
+
+def settings_to_text(settings: Sequence[Setting]) -> str:
+    """Settings as JSON."""
+    return json.dumps([setting.to_json() for setting in settings])
+
+
+def settings_from_text(text: str) -> list[Setting]:
+    """Reads `settings_to_text` back.
+
+    Raises:
+        RuleError: for anything else.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RuleError(f"Not a stored assignment: {text!r:.300}. ({error})") from error
+    if not isinstance(data, list):
+        raise RuleError(f"Not a stored assignment: {text!r:.300}. Expected a JSON list.")
+    return [Setting.from_json(item) for item in data]
 
 
 def as_rules(rules: Any) -> dict[Any, Rule]:
@@ -304,14 +325,14 @@ def _value_to_json(value: Any) -> Any:
 def _value_from_json(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    name, registered = value.get("class_name"), value.get("registered_name")
-    builtin = value.get("module") == "keras.optimizers.schedules" and isinstance(
-        getattr(keras.optimizers.schedules, str(name), None), type
-    )
-    if not builtin and keras.saving.get_registered_object(registered) is None:
+    name, module = value.get("class_name"), value.get("module")
+    found = keras.saving.get_registered_object(value.get("registered_name"))
+    if found is None and module == "keras.optimizers.schedules":
+        found = getattr(keras.optimizers.schedules, str(name), None)
+    # Keras would import whatever module a config names.
+    if not (isinstance(found, type) and issubclass(found, Schedule)):
         raise RuleError(
-            f"The stored schedule {name!r} of {value.get('module')!r} is neither Keras's nor "
-            "registered. Register its class with keras.saving.register_keras_serializable "
-            "before loading."
+            f"The stored schedule {name!r} of {module!r} is neither Keras's nor registered. "
+            "Register its class with keras.saving.register_keras_serializable before loading."
         )
-    return keras.saving.deserialize_keras_object(dict(value))
+    return found.from_config(dict(value["config"]))

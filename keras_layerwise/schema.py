@@ -106,7 +106,7 @@ class Series:
             series = cls(rows=rows, **data)
         except SchemaError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SchemaError(f"Not plugin data of keras_layerwise: {content[:80]!r}.") from error
         if series.kind not in KINDS:
             raise SchemaError(f"Unknown kind of series {series.kind!r}; known: {KINDS}.")
