@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     )
     from keras_layerwise.errors import RuleError as RuleError
     from keras_layerwise.freeze import FreezeHyperparameters as FreezeHyperparameters
-    from keras_layerwise.inventory import inventory as inventory
+    from keras_layerwise.inventories import inventory as inventory
     from keras_layerwise.monitor import LearningRateMonitor as LearningRateMonitor
     from keras_layerwise.optimizer import LayerwiseOptimizer as LayerwiseOptimizer
-    from keras_layerwise.override import override as override
+    from keras_layerwise.overrides import override as override
     from keras_layerwise.record import load_record as load_record
     from keras_layerwise.rules import Assignment as Assignment
     from keras_layerwise.rules import Rule as Rule
     from keras_layerwise.unfreeze import GradualUnfreeze as GradualUnfreeze
 
+# No module has the name of what it gives: importing it would put itself in its place.
 _MODULES = {
     "Assignment": "rules",
     "FreezeHyperparameters": "freeze",
@@ -37,10 +38,10 @@ _MODULES = {
     "RuleError": "errors",
     "WeightDrift": "drift",
     "discriminative": "depth",
-    "inventory": "inventory",
+    "inventory": "inventories",
     "layer_decay": "depth",
     "load_record": "record",
-    "override": "override",
+    "override": "overrides",
 }
 
 __version__ = "0.1.0"
