@@ -12,7 +12,7 @@ import contextlib
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -571,7 +571,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 self.build(model.trainable_weights)
         own = {id(weight): position for position, weight in enumerate(self._weights)}
         trainable = [i for i, site in enumerate(self._sites) if id(site.weight) in own]
-        winners = rules_module.resolve({select: Rule()}, self._sites, trainable)
+        winners = rules_module.resolve([select], self._sites, trainable)
         return sorted(own[id(self._sites[i].weight)] for i in winners)
 
     def _active(self) -> list[int]:
@@ -830,19 +830,6 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer, "adam_weight_decay"
         ):
             return
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            # Once for all replicas: the settings of the inner optimizer change meanwhile.
-            tf.__internal__.distribute.interim.maybe_merge_call(
-                lambda _, variables: self._decay_in_groups(variables),
-                self.inner_optimizer._distribution_strategy,
-                variables,
-            )
-        else:
-            self._decay_in_groups(variables)
-
-    def _decay_in_groups(self, variables: Sequence[Any]) -> None:
         inner = self.inner_optimizer
         in_groups = "_parallel_update_step" in self._original
         learning_rate = inner.learning_rate
@@ -857,8 +844,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             rate = (
                 self._group_rate(*rate_key, learning_rate) if in_groups else rates[rate_key]
             )
-            with _holding(inner, rate, decay):
-                self._original["_apply_weight_decay"](members)
+            _view(inner, self._original, rate, decay)._apply_weight_decay(members)
 
     @contextlib.contextmanager
     def _counting_from(self, first_step: int) -> Iterator[None]:
@@ -941,22 +927,23 @@ def _scope_of(optimizer: Any) -> Any:
     return contextlib.nullcontext() if entered else strategy.scope()
 
 
-@contextlib.contextmanager
-def _holding(optimizer: Any, learning_rate: Any, weight_decay: float | None) -> Iterator[None]:
-    """Lets `optimizer` have another rate, and another decay where one is given."""
-    values = {"_learning_rate": learning_rate}
+def _view(
+    optimizer: Any, replaced: Iterable[str], learning_rate: Any, weight_decay: float | None
+) -> Any:
+    """`optimizer` as it was, with another rate, and another decay where one is given.
+
+    A view, because TensorFlow lets its replicas take turns in the middle of
+    the decay: what one sets and restores on the optimizer, the next would see.
+    """
+    values = {name: value for name, value in vars(optimizer).items() if name not in replaced}
+    values["_learning_rate"] = learning_rate
     if weight_decay is not None:
         values["weight_decay"] = weight_decay
         if hasattr(optimizer, "adam_weight_decay"):
             values["adam_weight_decay"] = weight_decay
-    before = {name: getattr(optimizer, name) for name in values}
-    for name, value in values.items():
-        object.__setattr__(optimizer, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            object.__setattr__(optimizer, name, value)
+    view = object.__new__(type(optimizer))
+    vars(view).update(values)
+    return view
 
 
 def _number(value: Any) -> float:
