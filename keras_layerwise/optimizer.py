@@ -20,8 +20,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_layerwise import fused, selectors, structure
 from keras_layerwise import rules as rules_module
-from keras_layerwise import selectors, structure
 from keras_layerwise.errors import RuleError
 from keras_layerwise.rules import Assignment, Rule, Schedule, Setting
 
@@ -780,15 +780,36 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
     ) -> None:
         if "_parallel_update_step" not in self._original:
-            learning_rate = self._rates(learning_rate)
+            learning_rate = (self._rates(learning_rate), self._fused_values(variables))
         self._original["_backend_update_step"](grads, variables, learning_rate)
 
+    def _fused_values(self, variables: Sequence[Any]) -> dict[Any, Any]:
+        """What fused updates share at a step, by the step their weights count from, and dtype."""
+        inner = self.inner_optimizer
+        update = fused.update_of(inner) if self.fused else None
+        values: dict[Any, Any] = {}
+        for variable in variables if update else ():
+            first_step = self._settings[inner._get_variable_index(variable)].first_step
+            dtype = keras.backend.standardize_dtype(variable.dtype)
+            if update and dtype in update.dtypes and (first_step, dtype) not in values:
+                with self._counting_from(first_step):
+                    values[first_step, dtype] = update.per_step(inner, dtype)
+        return values
+
     def _update_one(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        position = self.inner_optimizer._get_variable_index(variable)
+        inner = self.inner_optimizer
+        position = inner._get_variable_index(variable)
+        first_step = self._settings[position].first_step
+        values = None
         if isinstance(learning_rate, (tuple, list)):
-            learning_rate = learning_rate[position]
-        with self._counting_from(self._settings[position].first_step):
-            self._original["update_step"](gradient, variable, learning_rate)
+            rates, shared = learning_rate
+            learning_rate = rates[position]
+            values = shared.get((first_step, keras.backend.standardize_dtype(variable.dtype)))
+        if values is not None and fused.takes(variable, gradient):
+            fused.apply(inner, position, variable, gradient, learning_rate, values)
+        else:
+            with self._counting_from(first_step):
+                self._original["update_step"](gradient, variable, learning_rate)
 
     def _update_groups(
         self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -214,12 +214,12 @@ def as_rules(rules: Any) -> dict[Any, Rule]:
 
 
 def resolve(
-    rules: Mapping[Any, Rule], sites: Sequence[Site], trainable: Sequence[int]
+    asked: Iterable[Any], sites: Sequence[Site], trainable: Sequence[int]
 ) -> dict[int, Any]:
-    """Finds for each trainable weight the first rule that selects it.
+    """Finds for each trainable weight the first selector that picks it.
 
     Args:
-        rules: as `as_rules` returns them.
+        asked: the selectors of the rules, in their order.
         sites: every weight that is known, trainable or not.
         trainable: positions in `sites` of the weights that are trained.
 
@@ -232,7 +232,7 @@ def resolve(
     """
     winners: dict[int, Any] = {}
     may_train = set(trainable)
-    for selector in rules:
+    for selector in asked:
         picked = selectors.select(selector, sites)
         if not picked:
             raise RuleError(_nothing(selector, sites))

@@ -61,7 +61,7 @@ def assignment_table(
                 f"{sum(member.parameters for member in members):,}",
                 _each(member.rule or "-" for member in members),
                 _each(
-                    "own rate" if member.multiplier is None else number(member.multiplier)
+                    "own" if member.multiplier is None else number(member.multiplier)
                     for member in members
                 ),
                 _each(number(member.learning_rate) for member in members),
