@@ -2,14 +2,15 @@
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich.box
 import rich.console
 import rich.markup
 import rich.table
 
-from keras_layerwise.rules import Assignment
+if TYPE_CHECKING:  # the command line makes tables without Keras
+    from keras_layerwise.rules import Assignment
 
 
 def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -23,20 +24,17 @@ def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     table = rich.table.Table(box=rich.box.SQUARE, header_style="bold", show_lines=False)
     for column in columns:
         justify = "right" if column.startswith("#") else "left"
-        table.add_column(
-            rich.markup.escape(column.removeprefix("#")), justify=justify, overflow="fold"
-        )
+        heading = rich.markup.escape(column.removeprefix("#"))
+        table.add_column(heading, justify=justify, overflow="fold", max_width=60)
     for row in rows:
         table.add_row(*(rich.markup.escape(str(cell)) for cell in row))
-    text = io.StringIO()
-    console = rich.console.Console(file=text, width=_width(), no_color=True, highlight=False)
-    console.print(rich.markup.escape(title), highlight=False)
-    console.print(table)
-    return text.getvalue().rstrip("\n")
-
-
-def _width() -> int:
-    return max(80, rich.console.Console().width)
+    # As wide as it needs: a figure that is broken over two lines is misread.
+    console = rich.console.Console(file=io.StringIO(), width=10_000, no_color=True)
+    width = console.measure(table).maximum
+    with console.capture() as capture:
+        console.print(table, width=width)
+    lines = capture.get().splitlines()
+    return "\n".join([title, *(line.rstrip() for line in lines)])
 
 
 def number(value: float | None) -> str:
@@ -45,10 +43,10 @@ def number(value: float | None) -> str:
 
 
 def assignment_table(
-    name: str, assignments: Sequence[Assignment], per_weight: bool = False
+    name: str, assignments: "Sequence[Assignment]", per_weight: bool = False
 ) -> str:  # fmt: skip
     """The table of ``LayerwiseOptimizer.summary``."""
-    groups: dict[str, list[Assignment]] = {}
+    groups: "dict[str, list[Assignment]]" = {}
     for assignment in assignments:
         groups.setdefault(assignment.path if per_weight else assignment.layer, []).append(
             assignment
