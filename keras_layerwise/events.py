@@ -27,6 +27,7 @@ import numpy.typing as npt
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import (
     DATA_CLASS_BLOB_SEQUENCE,
+    DATA_CLASS_SCALAR,
     DATA_CLASS_TENSOR,
     Summary,
     SummaryMetadata,
@@ -36,6 +37,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.image import metadata as image_metadata
+from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from keras_layerwise.schema import PLUGIN, Series
@@ -118,12 +120,24 @@ class EventWriter:
         """One scalar."""
         self.scalars({tag: value}, step)
 
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """Scalars of one step, in one record."""
+    def scalars(self, values: dict[str, float], step: int, description: str = "") -> None:
+        """Scalars of one step, in one record; `description` is shown beside their charts."""
         items = [(tag, float(value)) for tag, value in values.items()]
 
-        def build(_: set[str]) -> Summary:
-            return Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in items])
+        def metadata() -> SummaryMetadata:
+            return _metadata(scalar_metadata, DATA_CLASS_SCALAR, description)
+
+        def build(described: set[str]) -> Summary:
+            return Summary(
+                value=[
+                    Summary.Value(
+                        tag=tag,
+                        metadata=None if tag in described else metadata(),
+                        tensor=TensorProto(dtype=DT_FLOAT, float_val=[value]),
+                    )
+                    for tag, value in items
+                ]
+            )
 
         self._put(step, 64 * len(items), build)
 
@@ -173,9 +187,7 @@ class EventWriter:
         content = markdown.encode()
 
         def metadata() -> SummaryMetadata:
-            found = text_metadata.create_summary_metadata(display_name=None, description=None)
-            found.data_class = DATA_CLASS_TENSOR
-            return found
+            return _metadata(text_metadata, DATA_CLASS_TENSOR)
 
         self._put_tensor(tag, step, len(content), metadata, lambda: _strings([content]))
 
@@ -183,9 +195,7 @@ class EventWriter:
         """A PNG image."""
 
         def metadata() -> SummaryMetadata:
-            found = image_metadata.create_summary_metadata(display_name=None, description=None)
-            found.data_class = DATA_CLASS_BLOB_SEQUENCE
-            return found
+            return _metadata(image_metadata, DATA_CLASS_BLOB_SEQUENCE)
 
         parts = [str(width).encode(), str(height).encode(), png]
         self._put_tensor(tag, step, len(png), metadata, lambda: _strings(parts))
@@ -195,9 +205,7 @@ class EventWriter:
         buckets = _buckets(np.asarray(values))
 
         def metadata() -> SummaryMetadata:
-            found = histogram_metadata.create_summary_metadata(display_name=None, description=None)
-            found.data_class = DATA_CLASS_TENSOR
-            return found
+            return _metadata(histogram_metadata, DATA_CLASS_TENSOR)
 
         self._put_tensor(tag, step, buckets.nbytes, metadata, lambda: _floats(buckets))
 
@@ -354,6 +362,12 @@ def _create(folder: Path) -> tuple[Any, Path]:
     name = f"{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
     path = folder / f"events.out.tfevents.{name}"
     return path.open("xb", buffering=0), path
+
+
+def _metadata(plugin: Any, data_class: Any, description: str = "") -> SummaryMetadata:
+    found = plugin.create_summary_metadata(display_name=None, description=description)
+    found.data_class = data_class
+    return found
 
 
 def _series_metadata(series: Series) -> SummaryMetadata:

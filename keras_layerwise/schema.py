@@ -5,6 +5,7 @@
     <log_dir>/hyperparameters.json            the frozen record
     <log_dir>/events.out.tfevents.*           HParams row, text, record (tag RECORD)
     <log_dir>/drift/events.out.tfevents.*     drift vectors, alarms
+    <log_dir>/drift/reference.npz             the initial weights, for a resumed run
     <log_dir>/rates/events.out.tfevents.*     learning-rate vectors, changes
 
 A *series* is one TensorBoard tag of plugin `PLUGIN` and data class TENSOR.
@@ -22,6 +23,7 @@ PLUGIN = "layerwise"
 VERSION = 1
 
 RECORD_FILE = "hyperparameters.json"
+REFERENCE_FILE = "reference.npz"
 DRIFT_DIR = "drift"
 RATES_DIR = "rates"
 

@@ -1,0 +1,150 @@
+"""What TensorBoard draws without a plugin, and Matplotlib figures: pure, values in, charts out."""
+
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+
+_WIDTH, _HEIGHT = 800, 600  # about how large a heat-map is shown
+_MOST_COLUMNS = 400
+# From nothing to the most: dark violet, blue, green, yellow, as perceived evenly.
+_COLOURS = np.array(
+    [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], float
+)
+_UNDEFINED = (200, 200, 200)
+
+
+def tag(statistic: str, row: str) -> str:
+    """The tag of one row's scalar."""
+    return f"drift/{statistic}/{row}"
+
+
+def heatmap(values: npt.NDArray[np.float64]) -> tuple[bytes, int, int]:
+    """Draws rows over steps.
+
+    Args:
+        values: shape ``(rows, steps)``; grey where it is not finite. Colours
+            go with the logarithm of the magnitude, over the six decades below
+            the largest.
+
+    Returns:
+        A PNG image, its width and its height.
+    """
+    columns = values.shape[1]
+    if columns > _MOST_COLUMNS:
+        values = values[:, np.linspace(0, columns - 1, _MOST_COLUMNS).astype(int)]
+    magnitude = np.abs(values)
+    known = np.isfinite(magnitude)
+    most = magnitude[known].max(initial=0.0) or 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.clip(1 + np.log10(magnitude / most) / 6, 0, 1) * (len(_COLOURS) - 1)
+    level = np.where(known, level, 0)
+    low = np.minimum(level.astype(int), len(_COLOURS) - 2)
+    part = (level - low)[..., None]
+    pixels = _COLOURS[low] * (1 - part) + _COLOURS[low + 1] * part
+    pixels = np.where(known[..., None], pixels, _UNDEFINED).astype(np.uint8)
+    tall = int(np.clip(_HEIGHT // len(values), 2, 24))
+    wide = int(np.clip(_WIDTH // values.shape[1], 1, 24))
+    pixels = pixels.repeat(tall, axis=0).repeat(wide, axis=1)
+    return png(pixels), pixels.shape[1], pixels.shape[0]
+
+
+def legend(history: dict[str, Any], statistic: str, about: str) -> str:
+    """What the heat-map's rows and columns are, as Markdown."""
+    latest = history[statistic][-1]
+    lines = [
+        f"Rows of the heat-map of `{statistic}` against {about}, from the top; columns are the "
+        f"records at steps {history['step'][0]} to {history['step'][-1]}. Colours are "
+        "logarithmic, over six decades below the largest value; grey where it is not defined.",
+        "",
+        f"| row | layer | {statistic} |",
+        "|---|---|---|",
+    ]
+    for i, name in enumerate(history["layers"]):
+        lines.append(f"| {i + 1} | {name} | {latest[i]:.4g} |")
+    return "\n".join(lines)
+
+
+def layout(statistics: Sequence[str], rows: Sequence[str]) -> Any:
+    """The custom-scalars layout: all rows in one chart per statistic, and one chart a row."""
+
+    def chart(title: str, tags: str) -> Any:
+        return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[tags]))
+
+    together = [chart(name, f"^{re.escape(tag(name, ''))}") for name in statistics]
+    apart = [
+        layout_pb2.Category(
+            title=f"{name} by layer",
+            closed=True,
+            chart=[chart(row, f"^{re.escape(tag(name, row))}$") for row in rows],
+        )
+        for name in statistics
+    ]
+    content = layout_pb2.Layout(
+        category=[layout_pb2.Category(title="drift, all layers", chart=together), *apart]
+    )
+    metadata = layout_metadata.create_summary_metadata()
+    metadata.data_class = DATA_CLASS_TENSOR
+    tensor = TensorProto(dtype=DT_STRING, string_val=[content.SerializeToString()])
+    return Summary(
+        value=[
+            Summary.Value(tag=layout_metadata.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)
+        ]
+    )
+
+
+def figure(
+    steps: npt.NDArray[np.int64], rows: list[str], values: npt.NDArray[np.float64], title: str
+) -> Any:
+    """A Matplotlib figure of ``values[step, row]``: heat-map above, lines below."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(9, 4 + 0.16 * len(rows)), layout="constrained")
+    above, below = drawn.subplots(2, 1, height_ratios=[max(1.0, 0.08 * len(rows)), 1.0])
+    magnitude = np.ma.masked_invalid(np.abs(values.T))
+    positive = magnitude[magnitude > 0].compressed()
+    scale = LogNorm(positive.min(), positive.max()) if positive.size > 1 else None
+    mesh = above.imshow(magnitude, aspect="auto", norm=scale, interpolation="nearest")
+    above.set_yticks(range(len(rows)), rows, fontsize=7)
+    above.set_xticks(range(len(steps)), [str(step) for step in steps], fontsize=7, rotation=90)
+    above.set_title(title)
+    drawn.colorbar(mesh, ax=above)
+    for i, row in enumerate(rows):
+        below.plot(steps, values[:, i], label=row, linewidth=1)
+    below.set_xlabel("step")
+    below.set_ylabel(title)
+    if len(rows) <= 12:
+        below.legend(fontsize=7)
+    return drawn
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """A PNG file of ``pixels[height, width, 3]``."""
+    height, width, _ = pixels.shape
+    # Each line begins with the number of its filter; 0 is none.
+    lines = np.zeros((height, 1 + 3 * width), np.uint8)
+    lines[:, 1:] = pixels.reshape(height, -1)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+            chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)),
+            chunk(b"IEND", b""),
+        ]
+    )

@@ -1,0 +1,304 @@
+"""What moved since when: the weights of a model followed from record to record.
+
+Knows models and numbers, but no files and no callbacks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_layerwise import selectors, structure
+from keras_layerwise import statistics as measures
+from keras_layerwise.errors import RuleError
+from keras_layerwise.optimizer import layerwise_optimizers
+from keras_layerwise.reference import Reference, Watched
+from keras_layerwise.schema import Row
+from keras_layerwise.statistics import Sums
+from keras_layerwise.structure import Site
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class View:
+    """What is watched of a model, and the rows that it is shown as.
+
+    Attributes:
+        sites: the watched weights.
+        every: all weights of the model.
+        watched: the watched weights, to be read.
+        rows: what a record has a value for.
+        groups: for each watched weight, its row.
+        trained: for each, whether its layer trains it; False for state, such
+            as moving averages.
+        signature: of the model's weights, to see that they are others.
+    """
+
+    sites: tuple[Site, ...]
+    every: tuple[Site, ...]
+    watched: Watched
+    rows: tuple[Row, ...]
+    groups: npt.NDArray[np.intp]
+    trained: Mask
+    signature: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that should not be; see `keras_layerwise.schema.alarm`."""
+
+    kind: str
+    row: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was found at a step.
+
+    Attributes:
+        step: of the optimizer.
+        revision: how often the set of weights had changed.
+        rows: what the values are of.
+        values: for each statistic, one per row.
+        whole: each statistic of all trained weights together.
+        alarms: what is wrong at this step.
+        nonfinite: paths of the weights that are not finite.
+    """
+
+    step: int
+    revision: int
+    rows: tuple[Row, ...]
+    values: dict[str, npt.NDArray[np.float64]]
+    whole: dict[str, float]
+    alarms: tuple[Alarm, ...]
+    nonfinite: tuple[str, ...]
+
+
+def look(model: Any, select: Any = None, per_weight: bool = False) -> View | None:
+    """What there is to watch, ``None`` before the model has weights.
+
+    Raises:
+        RuleError: where `select` picks nothing.
+    """
+    if not (model.built and model.weights):
+        return None
+    every = structure.sites(model)
+    chosen = every
+    if select is not None:
+        chosen = tuple(every[i] for i in selectors.select(select, every))
+        if not chosen:
+            raise RuleError(
+                f"select={selectors.label(select)!r} selects no weight. Nearest: "
+                f"{', '.join(selectors.nearest(select, every))}."
+            )
+    trained = np.array([not _is_state(site) for site in chosen])
+    members: dict[str, list[int]] = {}
+    for i, site in enumerate(chosen):
+        name = site.path if per_weight else site.layer_path
+        if not (per_weight or trained[i]):
+            name += " (non-trainable)"
+        members.setdefault(name, []).append(i)
+    frozen = frozen_weights(model, chosen, every)
+    rows = tuple(
+        Row(
+            name=name,
+            trainable=bool(trained[positions[0]]),
+            frozen=bool(frozen[positions].all()),
+            parameters=sum(int(np.prod(chosen[i].weight.shape)) for i in positions),
+        )
+        for name, positions in members.items()
+    )
+    groups = np.empty(len(chosen), np.intp)
+    for row, positions in enumerate(members.values()):
+        groups[positions] = row
+    return View(
+        sites=chosen,
+        every=every,
+        watched=Watched([site.weight for site in chosen]),
+        rows=rows,
+        groups=groups,
+        trained=trained,
+        signature=_signature(model),
+    )
+
+
+def frozen_weights(model: Any, chosen: Sequence[Site], every: Sequence[Site]) -> Mask:
+    """Which of the weights are meant to stay, by ``trainable`` or by a rule.
+
+    State is meant to where its layer is: where all that the layer could train
+    is frozen.
+    """
+    by_rule: set[str] = set()
+    for optimizer in layerwise_optimizers(model.optimizer):
+        if optimizer.built:
+            by_rule |= {entry.path for entry in optimizer.assignments if entry.frozen}
+    own = {id(site.weight): not site.weight.trainable or site.path in by_rule for site in every}
+    layers: dict[int, bool] = {}
+    for site in every:
+        if not _is_state(site):
+            key = id(site.layer)
+            layers[key] = layers.get(key, True) and own[id(site.weight)]
+    return np.array(
+        [
+            not site.layer.trainable or layers.get(id(site.layer), False)
+            if _is_state(site)
+            else own[id(site.weight)]
+            for site in chosen
+        ],
+        dtype=bool,
+    )
+
+
+class Tracker:
+    """Follows the weights of a model.
+
+    Args:
+        model: the model.
+        view: what is watched of it; `select` and `per_weight` made it.
+        reference: what the weights are compared with.
+        statistics: names from `keras_layerwise.schema.STATISTICS`.
+        moving: whether the reference becomes the weights at each record.
+        select: see `look`.
+        per_weight: see `look`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        view: View,
+        reference: Reference,
+        statistics: Sequence[str],
+        *,
+        moving: bool = False,
+        select: Any = None,
+        per_weight: bool = False,
+    ) -> None:
+        self.view = view
+        self.reference = reference
+        self.revision = 0
+        self._model = model
+        self._statistics = tuple(statistics)
+        self._moving = moving
+        self._select, self._per_weight = select, per_weight
+        separate = "update_ratio" in self._statistics and not moving
+        self._previous = Reference.taken(view.watched) if separate else None
+        self._sums = reference.measure(view.watched)
+        self._frozen = frozen_weights(model, view.sites, view.every)
+        self._moved = np.zeros(len(view.sites), bool)
+
+    def record(self, step: int) -> Record:
+        """Compares the weights as they are now."""
+        self._renew()
+        view, own = self.view, self.reference.own
+        sums = self.reference.measure(view.watched)
+        updates = (sums, own)
+        if self._previous is not None:
+            updates = (self._previous.measure(view.watched), self._previous.own)
+            self._previous.advance(view.watched, sums)
+        frozen = frozen_weights(self._model, view.sites, view.every)
+        # Sums are added in one order always: those of the same values are the same.
+        before = own if self._moving else self._sums
+        changed = sums[:, measures.LARGEST] != 0 if self._moving else (sums != before).any(axis=1)
+        nonfinite = sums[:, measures.NONFINITE]
+        trained = view.trained if view.trained.any() else ~view.trained
+        whole = _grouped(
+            [table[trained] for table in (sums, own, *updates)],
+            np.zeros(int(trained.sum()), np.intp),
+            1,
+            self._statistics,
+        )
+        record = Record(
+            step=step,
+            revision=self.revision,
+            rows=view.rows,
+            values=_grouped([sums, own, *updates], view.groups, len(view.rows), self._statistics),
+            whole={name: float(values[0]) for name, values in whole.items()},
+            alarms=(
+                *self._moved_though_frozen(changed & frozen & self._frozen, step),
+                *self._not_finite(nonfinite, step),
+            ),
+            nonfinite=tuple(view.sites[i].path for i in np.flatnonzero(nonfinite)),
+        )
+        self._moved |= changed
+        self._frozen, self._sums = frozen, sums
+        if self._moving:
+            self.reference.advance(view.watched, sums)
+        return record
+
+    def still(self, step: int) -> tuple[Alarm, ...]:
+        """Rows that are trained and have not moved at any record."""
+        free = self.view.trained & ~self._frozen
+        return tuple(
+            Alarm(
+                "trainable_still",
+                row.name,
+                f"Layer {row.name!r} is trainable and has not moved up to step {step}.",
+            )
+            for i, row in enumerate(self.view.rows)
+            if (mine := free & (self.view.groups == i)).any() and not self._moved[mine].any()
+        )
+
+    def _renew(self) -> None:
+        """Follows the model where it has other weights than before."""
+        old = self.view
+        if old.signature == _signature(self._model):
+            return
+        new = look(self._model, self._select, self._per_weight)
+        if new is None:
+            return
+        self.reference = self.reference.extended(old.watched, new.watched)
+        if self._previous is not None:
+            self._previous = self._previous.extended(old.watched, new.watched)
+        place = {id(site.weight): i for i, site in enumerate(old.sites)}
+        known = [place.get(id(site.weight)) for site in new.sites]
+        sums = self.reference.measure(new.watched)
+        moved = np.zeros(len(new.sites), bool)
+        for i, before in enumerate(known):
+            if before is not None:
+                sums[i], moved[i] = self._sums[before], self._moved[before]
+        self._sums, self._moved = sums, moved
+        self._frozen = frozen_weights(self._model, new.sites, new.every)
+        self.view = new
+        self.revision += 1
+
+    def _moved_though_frozen(self, which: Mask, step: int) -> list[Alarm]:
+        rows = dict.fromkeys(self.view.groups[which].tolist())
+        return [
+            Alarm(
+                "frozen_moved",
+                self.view.rows[i].name,
+                f"Layer {self.view.rows[i].name!r} is frozen and has moved, at step {step}.",
+            )
+            for i in rows
+        ]
+
+    def _not_finite(self, counts: npt.NDArray[np.float64], step: int) -> list[Alarm]:
+        found: dict[str, Alarm] = {}
+        for i in np.flatnonzero(counts):
+            row = self.view.rows[self.view.groups[i]].name
+            message = (
+                f"{counts[i]:.0f} elements of {self.view.sites[i].path!r} in layer {row!r} are not "
+                f"finite, at step {step}."
+            )
+            found.setdefault(row, Alarm("nonfinite", row, message))
+        return list(found.values())
+
+
+def _grouped(
+    tables: Sequence[Sums], groups: npt.NDArray[np.intp], count: int, names: Sequence[str]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Statistics of groups of weights."""
+    sums, own, update, before = (measures.merge(table, groups, count) for table in tables)
+    return measures.statistics(sums, own, names, (update, before))
+
+
+def _signature(model: Any) -> tuple[int, ...]:
+    return tuple(id(weight) for weight in model.weights)
+
+
+def _is_state(site: Site) -> bool:
+    return any(site.weight is weight for weight in site.layer._non_trainable_variables)
