@@ -857,6 +857,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         rates = () if in_groups else self._rates(learning_rate)
         groups: dict[Any, list[Any]] = {}
         for variable in variables:
+            if not inner._use_weight_decay(variable):  # Keras on PyTorch decays no empty list
+                continue
             position = inner._get_variable_index(variable)
             rule = self._settings[position].rule
             rate_key = (rule.multiplier, rule.learning_rate) if in_groups else position
