@@ -1,7 +1,6 @@
 """Rules, and what they come to for each weight of a model."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,9 @@ from keras_layerwise.errors import RuleError
 from keras_layerwise.structure import Site
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+# What a float32, which rates are computed in, can hold.
+_LARGEST = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ def check_number(name: str, value: Any, takes_schedule: bool = False) -> float:
     number = _as_float(value)
     if number is None:
         raise TypeError(f"`{name}` is a number{schedule}; received {value!r}.")
-    if not math.isfinite(number) or number < 0:
+    if not 0 <= number <= _LARGEST:
         raise RuleError(
             f"`{name}` must be finite and not negative; received {value!r}. "
             "To leave a weight out of training use Rule(frozen=True)."

@@ -5,7 +5,6 @@ The paths here are built from the names of the layers below the model. Unlike
 and reloaded.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +55,7 @@ def sites(model: Any) -> tuple[Site, ...]:
     owners: dict[int, Any] = {}
     weights: dict[int, Any] = {}
     paths: dict[int, str] = {}
-    used: Counter[str] = Counter()
+    used: set[str] = set()
 
     def visit(chain: tuple[Any, ...]) -> None:
         layer = chain[-1]
@@ -72,7 +71,7 @@ def sites(model: Any) -> tuple[Site, ...]:
 
     visit((model,))
     found = []
-    used_weights: Counter[str] = Counter()
+    used_weights: set[str] = set()
     for key, weight in weights.items():
         layer_path = paths[id(owners[key])]
         found.append(
@@ -90,7 +89,7 @@ def sites(model: Any) -> tuple[Site, ...]:
 def sites_of_variables(variables: Iterable[Any]) -> tuple[Site, ...]:
     """Describes weights whose model is not known, by their own paths."""
     found = []
-    used: Counter[str] = Counter()
+    used: set[str] = set()
     for variable in variables:
         path = getattr(variable, "path", variable.name)
         found.append(
@@ -114,6 +113,10 @@ def _own_weights(layer: Any) -> list[Any]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
-def _unique(path: str, used: Counter[str]) -> str:
-    used[path] += 1
-    return path if used[path] == 1 else f"{path}#{used[path]}"
+def _unique(path: str, used: set[str]) -> str:
+    unique, number = path, 1
+    while unique in used:
+        number += 1
+        unique = f"{path}#{number}"
+    used.add(unique)
+    return unique

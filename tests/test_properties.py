@@ -1,0 +1,709 @@
+"""What holds for every model, every name and every input, however hostile.
+
+`PROPERTY_EXAMPLES` sets the number of cases for each property on stand-ins
+for layers; the properties on real Keras models run fewer.
+"""
+
+import dataclasses
+import enum
+import fnmatch
+import json
+import os
+import pickle
+import re
+import sys
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from keras_layerwise import LayerwiseOptimizer, Rule, RuleError, load_record, selectors
+from keras_layerwise.record import Record, RecordError, fingerprint, flat, plain, save_record
+from keras_layerwise.rules import Setting, as_rules, resolve, rule_from_json, rule_to_json
+from keras_layerwise.schema import KINDS, STATISTICS, Row, SchemaError, Series
+from keras_layerwise.structure import sites, sites_of_variables
+from keras_layerwise.tables import render
+
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "500"))
+many = settings(max_examples=EXAMPLES)
+few = settings(max_examples=max(30, EXAMPLES // 20))
+
+# Stand-ins for layers and weights: what `structure` and `selectors` read of them.
+
+
+class Layer:
+    def __init__(self, name):
+        self.name = name
+        self._layers = []
+        self._trainable_variables = []
+        self._non_trainable_variables = []
+
+    @property
+    def weights(self):
+        own = [*self._trainable_variables, *self._non_trainable_variables]
+        return [*own, *(weight for layer in self._layers for weight in layer.weights)]
+
+
+Layer.__module__ = "keras.stand_in"
+
+
+class Dense(Layer):
+    pass
+
+
+class Norm(Layer):
+    pass
+
+
+class Weight:
+    def __init__(self, name, path):
+        self.name = name
+        self.path = path
+
+
+HOSTILE = [
+    "a", "A", "b", "a#2", "a#2#2", "(model)", "kernel", "bias", "", " ", ".", "..", "*", "?", "[",
+    "[!", "[a-", "[z-a]", "[]]", "a*", "a/b", "/", "//", "#", "re:a", "layer a", "\x00", "\x1b[31m",
+    "\n", "\t", "[bold]a[/bold]", "[/]", "<b>", "\\", "$", "%s", "{0}", "é", "e\u0301", "ﬁ", "İ",
+    "ß", "\u202e", "\U0001f600", "None", "long" * 2500,
+]  # fmt: skip
+names = st.sampled_from(["a", "a#2", "b"]) | st.sampled_from(HOSTILE) | st.text(max_size=6)
+
+
+@st.composite
+def models(draw):
+    """A tree of layers, some of them and some weights in more than one place."""
+    root = Dense("root")
+    layers = [root]
+    for _ in range(draw(st.integers(0, 6))):
+        layer = draw(st.sampled_from([Dense, Norm]))(draw(names))
+        for parent in draw(st.lists(st.sampled_from(layers), min_size=1, max_size=2, unique_by=id)):
+            parent._layers.append(layer)
+        layers.append(layer)
+    variables = []
+    for layer in layers:
+        for name in draw(st.lists(names, max_size=3)):
+            weight = Weight(name, f"{layer.name}/{name}")
+            if variables and draw(st.integers(0, 9)) == 0:
+                weight = draw(st.sampled_from(variables))
+                if weight in (*layer._trainable_variables, *layer._non_trainable_variables):
+                    continue
+            variables.append(weight)
+            trainable = draw(st.booleans())
+            (layer._trainable_variables if trainable else layer._non_trainable_variables).append(
+                weight
+            )
+    return root, layers
+
+
+def texts_of(found):
+    known = [text for site in found for text in (site.path, site.layer_path, site.layer_path[-3:])]
+    return st.sampled_from(known) | names if known else names
+
+
+@st.composite
+def selectors_for(draw, found, layers):
+    text = texts_of(found)
+    simple = st.one_of(
+        text,
+        st.builds(lambda a, b: f"{a}*{b}", text, text),
+        st.builds(lambda t: re.compile(re.escape(t)), text),
+        st.sampled_from([re.compile(p, re.DOTALL) for p in (".*", ".*kernel", "a?", "(a|b).*")]),
+        st.sampled_from(layers),
+        st.sampled_from([Layer, Dense, Norm]),
+        st.sampled_from(
+            [lambda layer, weight: True, lambda layer, weight: "e" in weight.name, raises]
+        ),
+    )
+    return draw(simple | st.lists(simple, max_size=3).map(tuple))
+
+
+def raises(layer, weight):
+    raise KeyError(weight.name)
+
+
+@st.composite
+def models_and_rules(draw):
+    root, layers = draw(models())
+    found = sites(root)
+    keys = draw(st.lists(selectors_for(found, layers), max_size=4))
+    positions = list(range(len(found)))
+    trainable = draw(st.lists(st.sampled_from(positions), unique=True)) if positions else []
+    return found, dict.fromkeys(keys, Rule(multiplier=0.5)), sorted(trainable)
+
+
+def check_raised(error, *offending):
+    """The error is one that users are promised, and names what it is about."""
+    assert isinstance(error, (RuleError, TypeError, ValueError))
+    assert any(text in str(error) for text in offending), (str(error), offending)
+
+
+# Where weights live.
+
+
+@many
+@given(models())
+def test_every_weight_has_one_site_and_one_path(model):
+    root, _ = model
+    found = sites(root)
+    assert [id(s.weight) for s in found] == list(dict.fromkeys(id(w) for w in root.weights))
+    assert len({s.path for s in found}) == len(found)
+    owners = {id(s.layer): s.layer_path for s in found}
+    assert len(set(owners.values())) == len(owners)
+    for site in found:
+        assert all(chain[0] is root and site.weight in _own(chain[-1]) for chain in site.chains)
+        assert any(chain[-1] is site.layer for chain in site.chains)
+
+
+def _own(layer):
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+@many
+@given(models())
+def test_paths_depend_on_names_and_structure_only(model):
+    root, _ = model
+    again = pickle.loads(pickle.dumps(root))
+    assert [s.path for s in sites(root)] == [s.path for s in sites(again)]
+
+
+@many
+@given(st.lists(names, max_size=6))
+def test_weights_without_a_model_have_paths_of_their_own(paths):
+    found = sites_of_variables([Weight(path, path) for path in paths])
+    assert len({s.path for s in found}) == len(paths)
+
+
+# What a selector picks.
+
+
+@many
+@given(st.data())
+def test_a_selector_picks_each_weight_once_in_order(data):
+    root, layers = data.draw(models())
+    found = sites(root)
+    selector = data.draw(selectors_for(found, layers))
+    try:
+        picked = selectors.select(selector, found)
+    except RuleError as error:
+        check_raised(error, "raised KeyError")
+        return
+    assert picked == sorted(set(picked))
+    assert set(picked) <= set(range(len(found)))
+    if isinstance(selector, tuple):
+        members = [selectors.select(member, found) for member in selector]
+        assert picked == sorted({position for member in members for position in member})
+    if isinstance(selector, Layer):
+        own = [id(weight) for weight in selector.weights]
+        assert picked == [i for i, s in enumerate(found) if id(s.weight) in own]
+    known = {s.path for s in found} | {s.layer_path for s in found}
+    near = selectors.nearest(selector, found)
+    assert len(near) <= 3
+    assert all(text in known or any(k.endswith(text) for k in known) for text in near)
+
+
+@many
+@given(models())
+def test_a_weight_is_found_by_its_path_and_a_layer_by_its_own(model):
+    root, _ = model
+    found = sites(root)
+    for i, site in enumerate(found):
+        assert i in selectors.select(site.path, found)
+        assert i in selectors.select(site.layer_path, found)
+        assert i in selectors.select(site.layer, found)
+        assert i in selectors.select(re.compile(re.escape(site.path)), found)
+
+
+@many
+@given(models(), names)
+def test_text_that_is_no_name_is_a_glob(model, text):
+    root, _ = model
+    found = sites_of_variables([Weight(s.path, s.path) for s in sites(root)])
+    assume(not any(text in (s.path, s.layer_path, *s.layer_path.split("/")) for s in found))
+    assume("/" not in text)
+    expected = [
+        i
+        for i, s in enumerate(found)
+        if any(c in text for c in "*?[") and fnmatch.fnmatchcase(s.path, text)
+    ]
+    assert selectors.select(text, found) == expected
+
+
+# Which rule wins.
+
+
+@many
+@given(models_and_rules())
+def test_the_first_rule_that_selects_a_weight_wins_and_each_rule_has_an_effect(drawn):
+    found, rules, trainable = drawn
+    expected = {}
+    effective = set()
+    try:
+        for selector in rules:
+            for position in selectors.select(selector, found):
+                if position in trainable and position not in expected:
+                    expected[position] = selector
+                    effective.add(selector)
+        winners = resolve(rules, found, trainable)
+    except RuleError as error:
+        idle = [s for s in rules if s not in effective]
+        labels = [repr(selectors.label(selector)) for selector in idle]
+        check_raised(error, "callable raises raised KeyError", *labels)
+        return
+    assert effective == set(rules)
+    assert winners == expected
+
+
+@many
+@given(
+    st.dictionaries(
+        names | st.integers() | st.none() | st.binary(max_size=3) | st.sampled_from([Layer, int]),
+        st.floats() | st.integers() | st.booleans() | st.none() | st.text(max_size=4),
+        max_size=3,
+    )
+    | st.integers()
+    | st.text(max_size=4)
+    | st.lists(st.integers(), max_size=2)
+)
+def test_rules_are_taken_or_refused_by_name(given_rules):
+    try:
+        rules = as_rules(given_rules)
+    except (RuleError, TypeError) as error:
+        values = given_rules if isinstance(given_rules, dict) else [given_rules]
+        every = [*values, *(given_rules.values() if isinstance(given_rules, dict) else ())]
+        check_raised(error, *(repr(value)[:200] for value in every))
+        return
+    assert list(rules) == list(given_rules)
+    for selector, value in given_rules.items():
+        assert rules[selector] == Rule(multiplier=float(value))
+
+
+numbers = st.floats(0, 3e38) | st.integers(0, 10**6)
+anything = (
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=4)
+    | st.complex_numbers()
+    | st.lists(st.integers(), max_size=2)
+    | st.just(10**400)
+)
+
+
+@many
+@given(anything, anything, anything, anything)
+def test_a_rule_holds_finite_numbers_or_is_refused(multiplier, learning_rate, decay, frozen):
+    given_values = {
+        "multiplier": multiplier,
+        "learning_rate": learning_rate,
+        "weight_decay": decay,
+        "frozen": frozen,
+    }
+    try:
+        rule = Rule(**given_values)
+    except (RuleError, TypeError) as error:
+        check_raised(error, *(repr(value) for value in given_values.values()))
+        return
+    for name in ("multiplier", "learning_rate", "weight_decay"):
+        value = getattr(rule, name)
+        assert value is None or (type(value) is float and 0 <= value < 3.5e38)
+    assert rule.multiplier is None or rule.learning_rate is None
+
+
+# Round trips.
+
+SCHEDULES = [
+    keras.optimizers.schedules.CosineDecay(0.1, 10, warmup_target=0.2, warmup_steps=2),
+    keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5, staircase=True),
+    keras.optimizers.schedules.PiecewiseConstantDecay([3, 5], [1.0, 0.5, 0.1]),
+]
+schedules = st.sampled_from(SCHEDULES)
+plain_rules = st.builds(
+    Rule,
+    multiplier=st.none() | numbers,
+    weight_decay=st.none() | numbers,
+    frozen=st.booleans(),
+) | st.builds(Rule, learning_rate=numbers, frozen=st.booleans())
+scheduled_rules = st.builds(Rule, multiplier=schedules) | st.builds(Rule, learning_rate=schedules)
+
+
+def through_json(value):
+    return json.loads(json.dumps(value))
+
+
+@many
+@given(plain_rules)
+def test_a_rule_survives_json(rule):
+    assert rule_from_json(through_json(rule_to_json(rule))) == rule
+
+
+@few
+@given(scheduled_rules)
+def test_a_scheduled_rule_survives_json(rule):
+    data = through_json(rule_to_json(rule))
+    assert rule_to_json(rule_from_json(data)) == data
+    again = rule_from_json(data)
+    for name in ("multiplier", "learning_rate"):
+        old, new = getattr(rule, name), getattr(again, name)
+        assert type(old) is type(new)
+        if old is not None:
+            assert float(old(4)) == float(new(4))
+
+
+stored_settings = st.builds(
+    Setting,
+    path=names,
+    layer=names,
+    name=names,
+    shape=st.lists(st.integers(0, 10**9), max_size=4).map(tuple),
+    label=st.none() | names,
+    rule=plain_rules,
+    has_slots=st.booleans(),
+    first_step=st.integers(0, 2**62),
+)
+
+
+@many
+@given(stored_settings)
+def test_a_setting_survives_json(setting):
+    assert Setting.from_json(through_json(setting.to_json())) == setting
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["class_name", "config", "module", "rule"]), inner)
+    ),
+    max_leaves=5,
+)
+
+
+@many
+@given(stored_settings, st.lists(st.tuples(st.integers(0, 11), json_values), max_size=3))
+def test_a_spoilt_setting_is_read_or_refused(setting, spoils):
+    data = setting.to_json()
+    keys = [(data, key) for key in data] + [(data["rule"], key) for key in data["rule"]]
+    for which, value in spoils:
+        place, key = keys[which]
+        place[key] = value
+    try:
+        read = Setting.from_json(data)
+    except RuleError as error:
+        check_raised(error, repr(data)[:40])
+        return
+    assert Setting.from_json(through_json(read.to_json())) == read
+
+
+rows = st.builds(
+    Row, name=names, trainable=st.booleans(), frozen=st.booleans(), parameters=st.integers(0)
+)
+series = st.builds(
+    Series,
+    kind=st.sampled_from(KINDS),
+    rows=st.lists(rows, max_size=4).map(tuple),
+    statistic=st.none() | st.sampled_from(STATISTICS),
+    reference=st.none() | st.text(max_size=5),
+)
+
+
+@many
+@given(series)
+def test_a_series_survives_the_disk(value):
+    assert Series.parse(value.to_bytes()) == value
+
+
+@many
+@given(series, st.data())
+def test_spoilt_plugin_data_is_read_or_refused(value, data):
+    content = value.to_bytes()
+    if data.draw(st.booleans()):
+        start = data.draw(st.integers(0, len(content)))
+        content = content[:start] + data.draw(st.binary(max_size=4)) + content[start + 1 :]
+    else:
+        spoilt = json.loads(content)
+        key = data.draw(st.sampled_from([*spoilt, "other"]))
+        spoilt[key] = data.draw(json_values)
+        content = json.dumps(spoilt).encode()
+    try:
+        read = Series.parse(content)
+    except SchemaError:
+        return
+    assert Series.parse(read.to_bytes()) == read
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    a: int
+    b: str
+
+
+user_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats()
+    | names
+    | st.sampled_from([Color.RED, Options(1, "x"), np.float32(0.5), np.arange(3)]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(names | st.integers(), inner, max_size=3)
+        | st.tuples(inner, inner)
+    ),
+    max_leaves=8,
+)
+
+
+@many
+@given(st.dictionaries(names, user_values, max_size=3))
+def test_plain_values_are_plain_and_stay_as_they_are(values):
+    try:
+        found = plain(values)
+    except ValueError as error:
+        check_raised(error, "are both stored as")
+        return
+    assert plain(found) == found
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    backwards = dict(reversed(found.items()))
+    assert fingerprint(found) == fingerprint(backwards)
+
+
+groups = st.dictionaries(names, st.integers() | names | st.booleans(), max_size=3)
+
+
+@few
+@given(groups, groups, st.sampled_from(["running", "finished", "failed"]))
+def test_a_record_survives_the_disk(tmp_path_factory, one, other, status):
+    groups_of = ("architecture", "training", "regularization", "runtime", "user")
+    record = Record(dict.fromkeys(groups_of, one), status=status, changes=[{"step": 1}])
+    folder = tmp_path_factory.mktemp("record")
+    try:
+        save_record(record, folder)
+    except UnicodeEncodeError:
+        # A lone surrogate is no text.
+        assert any(0xD800 <= ord(c) < 0xE000 for text in map(str, (one,)) for c in text)
+        return
+    read = load_record(folder)
+    assert read.to_json() == through_json(record.to_json())
+    assert read.fingerprint == record.fingerprint
+    changed = Record({**record.values, "user": other})
+    differ = record.diff(changed)
+    assert bool(differ) == (
+        json.dumps(flat(one), sort_keys=True) != json.dumps(flat(other), sort_keys=True)
+    )
+
+
+@few
+@given(
+    st.binary(max_size=30)
+    | json_values.map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(
+        st.sampled_from(
+            ["version", "status", "architecture", "training", "regularization", "runtime", "user"]
+        ),
+        json_values | st.just(1) | st.just({}),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_a_foreign_record_is_read_or_refused(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("record")
+    (folder / "hyperparameters.json").write_bytes(content)
+    try:
+        load_record(folder)
+    except RecordError as error:
+        check_raised(error, str(folder))
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000], ids=["list", "dict"])
+def test_what_is_nested_too_deeply_is_refused_as_any_other(tmp_path, content):
+    (tmp_path / "hyperparameters.json").write_text(content)
+    with pytest.raises(RecordError, match="can not be read"):
+        load_record(tmp_path)
+    with pytest.raises(SchemaError):
+        Series.parse(content.encode())
+    optimizer = LayerwiseOptimizer("sgd", {}, model=_dense())
+    with pytest.raises(RuleError):
+        optimizer._assignment_from_text(content)
+
+
+@many
+@given(names, names)
+def test_a_table_shows_text_as_it_is(one, other):
+    table = render("title", ["name", "#number"], [(one, other)])
+    assert all(c.isprintable() for c in table.replace("\n", ""))
+    if len(one) < 40 and one.isascii() and one.isprintable():
+        assert one in table
+
+
+# On real Keras models.
+
+keras_names = st.sampled_from(
+    [
+        "a", "A", "a#2", "(model)", "kernel", "*", "[a]", "?", "re:a", "é", "\U0001f600", " ",
+        "[bold]a[/bold]".replace("/", ""), "\t", "long" * 2500, "%s", "{0}", "\u202e",
+    ]
+)  # fmt: skip
+
+
+def _dense(*layer_names):
+    return keras.Sequential(
+        [keras.Input((1,)), *(keras.layers.Dense(1, name=name) for name in layer_names or ("a",))]
+    )
+
+
+@few
+@given(
+    st.lists(keras_names, min_size=1, max_size=3, unique=True),
+    st.lists(plain_rules | scheduled_rules, min_size=3, max_size=3),
+    st.booleans(),
+)
+def test_an_optimizer_survives_its_config(layer_names, given_rules, is_built):
+    rules = dict(zip(layer_names, given_rules, strict=False))
+    model = _dense(*layer_names)
+    inner = keras.optimizers.SGD(0.5, weight_decay=0.25)
+    optimizer = LayerwiseOptimizer(inner, rules, model=model if is_built else None)
+    config = through_json(optimizer.get_config())
+    again = LayerwiseOptimizer.from_config(config)
+    if not is_built:
+        assert again.get_config() == config
+    again.build(model.trainable_variables)
+    optimizer.build(model.trainable_variables)
+    for a, b in zip(again.assignments, optimizer.assignments, strict=True):
+        assert (a.learning_rate, a.weight_decay, a.frozen, a.rule) == (
+            b.learning_rate, b.weight_decay, b.frozen, b.rule
+        )  # fmt: skip
+
+
+@few
+@given(st.lists(keras_names, min_size=1, max_size=4, unique=True), st.data())
+def test_real_layers_are_selected_by_hostile_names(layer_names, data):
+    model = _dense(*layer_names)
+    found = sites(model)
+    name = data.draw(st.sampled_from(layer_names))
+    optimizer = LayerwiseOptimizer("sgd", {name: Rule(frozen=True)}, model=model)
+    # A layer may be called what the paths call the model.
+    path = "(model)#2" if name == "(model)" else name
+    assert [a.layer for a in optimizer.assignments if a.frozen] == [path, path]
+    assert [found[i].layer.name for i in selectors.select(name, found)] == [name, name]
+    optimizer.summary(print_fn=lambda text: None)
+
+
+# Loading runs no code.
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """A module that leaves a trace when it is imported, and a class registered by others."""
+    trace = tmp_path / "ran"
+    source = f"open({str(trace)!r}, 'w')\nclass Evil:\n    from_config = print\n"
+    (tmp_path / "evil_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield trace
+    sys.modules.pop("evil_module", None)
+
+
+MADE = []
+
+
+class Touch:
+    """Leaves a trace when it is made from a config."""
+
+    @classmethod
+    def from_config(cls, config):
+        MADE.append(config)
+
+
+EVIL = [
+    {"module": "evil_module", "class_name": "Evil", "config": {}, "registered_name": None},
+    {"module": "evil_module", "class_name": "Evil", "config": {}, "registered_name": "Evil"},
+    {"module": "os", "class_name": "system", "config": {}, "registered_name": None},
+    {"module": "builtins", "class_name": "function", "config": "exec", "registered_name": "exec"},
+    {"class_name": "function", "config": "evil_module", "module": "importlib"},
+    {"class_name": "__lambda__", "config": {"value": "4wAAAA=="}},
+    {"class_name": "__tensor__", "config": {"value": 1.0, "dtype": "float32"}},
+    {"module": "keras.layers", "class_name": "Lambda", "config": {}, "registered_name": None},
+    {"module": "keras.utils", "class_name": "get_file", "config": {}, "registered_name": None},
+    {"module": "keras.optimizers.schedules", "class_name": "__init__", "config": {}},
+    {
+        "module": "keras.optimizers.schedules",
+        "class_name": "CosineDecay",
+        "config": {"initial_learning_rate": 0.1, "decay_steps": 3},
+        "registered_name": "tests>Touch",
+    },
+    {"module": "x", "class_name": "Touch", "config": {}, "registered_name": "tests>Touch"},
+    {
+        "module": "keras.optimizers.schedules",
+        "class_name": "LearningRateSchedule",
+        "config": {"module": "evil_module", "class_name": "Evil", "config": {}},
+        "registered_name": None,
+    },
+]
+
+
+@pytest.mark.parametrize("evil", EVIL, ids=lambda evil: str(evil["class_name"]))
+@pytest.mark.parametrize("field", ["multiplier", "learning_rate", "weight_decay"])
+def test_a_stored_schedule_runs_no_foreign_code(trap, evil, field):
+    MADE.clear()
+    with keras.saving.custom_object_scope({"tests>Touch": Touch}):
+        rule = {**rule_to_json(Rule()), field: evil}
+        with pytest.raises((RuleError, TypeError)):
+            rule_from_json(rule)
+        setting = Setting("a/kernel", "a", "kernel", (1, 1), None, Rule()).to_json()
+        with pytest.raises(RuleError, match="Not a stored assignment"):
+            Setting.from_json({**setting, "rule": rule})
+        config = LayerwiseOptimizer("sgd", {"a": 0.5}, model=_dense()).get_config()
+        config["assignment"][0]["rule"] = rule
+        with pytest.raises(RuleError):
+            LayerwiseOptimizer.from_config(config)
+        config = LayerwiseOptimizer("sgd", {"a": 0.5}).get_config()
+        config["rules"][0]["rule"] = rule
+        with pytest.raises(RuleError):
+            LayerwiseOptimizer.from_config(config)
+    assert not trap.exists()
+    assert not MADE
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"name": "a"},
+        {"name": {}, "rule": rule_to_json(Rule())},
+        {"pattern": "(", "flags": 0, "rule": rule_to_json(Rule())},
+        {"pattern": "a", "flags": "x", "rule": rule_to_json(Rule())},
+        {"pattern": "a", "flags": -1, "rule": rule_to_json(Rule())},
+        5,
+        None,
+    ],
+    ids=repr,
+)
+def test_a_spoilt_rule_of_a_config_is_refused(entry):
+    config = LayerwiseOptimizer("sgd", {"a": 0.5}).get_config()
+    with pytest.raises(RuleError):
+        LayerwiseOptimizer.from_config({**config, "rules": [entry]})
+
+
+def test_a_pickle_is_no_record_and_no_assignment(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    content = pickle.dumps(Bomb())
+    (tmp_path / "hyperparameters.json").write_bytes(content)
+    with pytest.raises(RecordError):
+        load_record(tmp_path)
+    with pytest.raises(SchemaError):
+        Series.parse(content)
+    model = _dense()
+    optimizer = LayerwiseOptimizer("sgd", {}, model=model)
+    optimizer.build(model.trainable_variables)
+    store = {"assignment": np.frombuffer(content, "uint8")}
+    with pytest.raises(ValueError, match="can't decode"):
+        optimizer.load_own_variables(store)
+    assert not (tmp_path / "ran").exists()
