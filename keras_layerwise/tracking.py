@@ -34,6 +34,7 @@ class View:
         groups: for each watched weight, its row.
         trained: for each, whether its layer trains it; False for state, such
             as moving averages.
+        states: the weights of the model, by id, that are state.
         signature: of the model's weights, to see that they are others.
     """
 
@@ -43,6 +44,7 @@ class View:
     rows: tuple[Row, ...]
     groups: npt.NDArray[np.intp]
     trained: Mask
+    states: frozenset[int]
     signature: tuple[int, ...]
 
 
@@ -95,14 +97,15 @@ def look(model: Any, select: Any = None, per_weight: bool = False) -> View | Non
                 f"select={selectors.label(select)!r} selects no weight. Nearest: "
                 f"{', '.join(selectors.nearest(select, every))}."
             )
-    trained = np.array([not _is_state(site) for site in chosen])
+    states = frozenset(id(site.weight) for site in every if _is_state(site))
+    trained = np.array([id(site.weight) not in states for site in chosen])
     members: dict[str, list[int]] = {}
     for i, site in enumerate(chosen):
         name = site.path if per_weight else site.layer_path
         if not (per_weight or trained[i]):
             name += " (non-trainable)"
         members.setdefault(name, []).append(i)
-    frozen = frozen_weights(model, chosen, every)
+    frozen = _frozen(model, chosen, every, states)
     rows = tuple(
         Row(
             name=name,
@@ -122,11 +125,14 @@ def look(model: Any, select: Any = None, per_weight: bool = False) -> View | Non
         rows=rows,
         groups=groups,
         trained=trained,
+        states=states,
         signature=_signature(model),
     )
 
 
-def frozen_weights(model: Any, chosen: Sequence[Site], every: Sequence[Site]) -> Mask:
+def _frozen(
+    model: Any, chosen: Sequence[Site], every: Sequence[Site], states: frozenset[int]
+) -> Mask:
     """Which of the weights are meant to stay, by ``trainable`` or by a rule.
 
     State is meant to where its layer is: where all that the layer could train
@@ -136,21 +142,17 @@ def frozen_weights(model: Any, chosen: Sequence[Site], every: Sequence[Site]) ->
     for optimizer in layerwise_optimizers(model.optimizer):
         if optimizer.built:
             by_rule |= {entry.path for entry in optimizer.assignments if entry.frozen}
-    own = {id(site.weight): not site.weight.trainable or site.path in by_rule for site in every}
+    weights: dict[int, bool] = {}
     layers: dict[int, bool] = {}
     for site in every:
-        if not _is_state(site):
-            key = id(site.layer)
-            layers[key] = layers.get(key, True) and own[id(site.weight)]
-    return np.array(
-        [
-            not site.layer.trainable or layers.get(id(site.layer), False)
-            if _is_state(site)
-            else own[id(site.weight)]
-            for site in chosen
-        ],
-        dtype=bool,
-    )
+        key, layer = id(site.weight), id(site.layer)
+        if key not in states:
+            weights[key] = not site.weight.trainable or site.path in by_rule
+            layers[layer] = layers.get(layer, True) and weights[key]
+    for site in chosen:
+        if id(site.weight) in states:
+            weights[id(site.weight)] = not site.layer.trainable or layers.get(id(site.layer), False)
+    return np.array([weights[id(site.weight)] for site in chosen], dtype=bool)
 
 
 class Tracker:
@@ -187,35 +189,38 @@ class Tracker:
         separate = "update_ratio" in self._statistics and not moving
         self._previous = Reference.taken(view.watched) if separate else None
         self._sums = reference.measure(view.watched)
-        self._frozen = frozen_weights(model, view.sites, view.every)
+        self._frozen = _frozen_now(model, view)
         self._moved = np.zeros(len(view.sites), bool)
 
     def record(self, step: int) -> Record:
         """Compares the weights as they are now."""
         self._renew()
-        view, own = self.view, self.reference.own
+        view = self.view
         sums = self.reference.measure(view.watched)
-        updates = (sums, own)
+        rows = [self._rows(sums), self._rows(self.reference.own)]
         if self._previous is not None:
-            updates = (self._previous.measure(view.watched), self._previous.own)
+            rows += [
+                self._rows(self._previous.measure(view.watched)),
+                self._rows(self._previous.own),
+            ]
             self._previous.advance(view.watched, sums)
-        frozen = frozen_weights(self._model, view.sites, view.every)
+        elif self._moving:
+            rows *= 2
+        frozen = _frozen_now(self._model, view)
         # Sums are added in one order always: those of the same values are the same.
-        before = own if self._moving else self._sums
-        changed = sums[:, measures.LARGEST] != 0 if self._moving else (sums != before).any(axis=1)
-        nonfinite = sums[:, measures.NONFINITE]
-        trained = view.trained if view.trained.any() else ~view.trained
-        whole = _grouped(
-            [table[trained] for table in (sums, own, *updates)],
-            np.zeros(int(trained.sum()), np.intp),
-            1,
-            self._statistics,
+        changed = (
+            sums[:, measures.LARGEST] != 0 if self._moving else (sums != self._sums).any(axis=1)
         )
+        nonfinite = sums[:, measures.NONFINITE]
+        trained = np.array([row.trainable for row in view.rows])
+        trained = trained if trained.any() else ~trained
+        together = np.zeros(int(trained.sum()), np.intp)
+        whole = self._statistics_of([measures.merge(table[trained], together, 1) for table in rows])
         record = Record(
             step=step,
             revision=self.revision,
             rows=view.rows,
-            values=_grouped([sums, own, *updates], view.groups, len(view.rows), self._statistics),
+            values=self._statistics_of(rows),
             whole={name: float(values[0]) for name, values in whole.items()},
             alarms=(
                 *self._moved_though_frozen(changed & frozen & self._frozen, step),
@@ -242,6 +247,14 @@ class Tracker:
             if (mine := free & (self.view.groups == i)).any() and not self._moved[mine].any()
         )
 
+    def _rows(self, sums: Sums) -> Sums:
+        return measures.merge(sums, self.view.groups, len(self.view.rows))
+
+    def _statistics_of(self, tables: list[Sums]) -> dict[str, npt.NDArray[np.float64]]:
+        sums, own, *updates = tables
+        both = (updates[0], updates[1]) if updates else None
+        return measures.statistics(sums, own, self._statistics, both)
+
     def _renew(self) -> None:
         """Follows the model where it has other weights than before."""
         old = self.view
@@ -261,7 +274,7 @@ class Tracker:
             if before is not None:
                 sums[i], moved[i] = self._sums[before], self._moved[before]
         self._sums, self._moved = sums, moved
-        self._frozen = frozen_weights(self._model, new.sites, new.every)
+        self._frozen = _frozen_now(self._model, new)
         self.view = new
         self.revision += 1
 
@@ -288,12 +301,8 @@ class Tracker:
         return list(found.values())
 
 
-def _grouped(
-    tables: Sequence[Sums], groups: npt.NDArray[np.intp], count: int, names: Sequence[str]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Statistics of groups of weights."""
-    sums, own, update, before = (measures.merge(table, groups, count) for table in tables)
-    return measures.statistics(sums, own, names, (update, before))
+def _frozen_now(model: Any, view: View) -> Mask:
+    return _frozen(model, view.sites, view.every, view.states)
 
 
 def _signature(model: Any) -> tuple[int, ...]:
