@@ -8,6 +8,8 @@ its backend.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from keras_layerwise import registration
+
 if TYPE_CHECKING:
     from keras_layerwise.depth import discriminative as discriminative
     from keras_layerwise.depth import layer_decay as layer_decay
@@ -74,3 +76,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+registration.once_keras_is_loaded("keras_layerwise.optimizer")

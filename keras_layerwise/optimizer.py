@@ -177,7 +177,9 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 name="multipliers",
             ),
         )
-        self._make_slots(self.inner_optimizer, self._active())
+        self._make_slots(
+            self.inner_optimizer, [i for i, s in enumerate(settings) if s.has_slots]
+        )
         self._replace_methods()
         self.built = True
         self._update_active()
@@ -448,6 +450,9 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             return
         text = np.asarray(store["assignment"]).astype("uint8").tobytes().decode()
         stored = rules_module.settings_from_text(text)
+        if not stored:
+            # Stored before its first step, there is nothing to take over.
+            return
         rules_module.check_fit(stored, self._settings)
         kinds = {name.partition(".")[0] for name in names - {"assignment"}}
         own_kinds = {name.partition(".")[0] for name in self._state()}
@@ -503,10 +508,15 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         ]
         if self._stored is not None:
             rules_module.check_fit(self._stored, settings)
-            settings = [
-                rules_module.relocated(stored, found)
-                for stored, found in zip(self._stored, settings, strict=True)
-            ]
+            if located and located[0].chains:
+                settings = [
+                    rules_module.relocated(stored, found)
+                    for stored, found in zip(self._stored, settings, strict=True)
+                ]
+            else:
+                # Without the model, the stored paths are better than the variables' own.
+                settings = list(self._stored)
+                self._set("_sites", _sites_of_settings(settings, variables))
         else:
             winners = rules_module.resolve(self._rules, self._sites, positions)
             for i, position in enumerate(positions):
@@ -898,6 +908,15 @@ def layerwise_optimizers(optimizer: Any) -> list[LayerwiseOptimizer]:
         return layerwise_optimizers(optimizer.inner_optimizer)
     members = getattr(optimizer, "optimizers", None) or ()
     return [found for member in members for found in layerwise_optimizers(member)]
+
+
+def _sites_of_settings(
+    settings: Sequence[Setting], variables: Sequence[Any]
+) -> tuple[structure.Site, ...]:
+    return tuple(
+        structure.Site(weight=v, layer=None, layer_path=s.layer, path=s.path, chains=())
+        for s, v in zip(settings, variables, strict=True)
+    )
 
 
 def _inner_optimizer(optimizer: Any) -> Any:
