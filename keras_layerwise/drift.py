@@ -15,7 +15,7 @@ from keras_layerwise import charts, schema, selectors, tracking
 from keras_layerwise import reference as references
 from keras_layerwise.events import EventWriter
 from keras_layerwise.optimizer import layerwise_optimizers
-from keras_layerwise.reference import Reference
+from keras_layerwise.reference import Reference, is_chief
 from keras_layerwise.schema import Row, Series
 from keras_layerwise.tracking import Alarm, Record, Tracker, View
 
@@ -193,7 +193,7 @@ class WeightDrift(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the event file, so that what can not be written fails here."""
         self._close()
-        if _is_chief():
+        if is_chief():
             self._writer = EventWriter(self.log_dir / schema.DRIFT_DIR, self._flush_seconds)
         for optimizer in layerwise_optimizers(self.model.optimizer):
             optimizer.attach(self.model)
@@ -243,7 +243,7 @@ class WeightDrift(keras.callbacks.Callback):
         self._close()
         if self._lost:
             print(f"WeightDrift: {self._lost} records could not be written to {self.log_dir}.")
-        if self._verbose and _is_chief():
+        if self._verbose and is_chief():
             self.summary()
 
     # How it is done.
@@ -322,7 +322,7 @@ class WeightDrift(keras.callbacks.Callback):
 
     def _keep(self, tracker: Tracker) -> None:
         """Writes the reference for a resumed run, without holding up this one."""
-        if not _is_chief():
+        if not is_chief():
             return
         if self._saving is not None:
             self._saving.join()
@@ -398,7 +398,7 @@ class WeightDrift(keras.callbacks.Callback):
             messages = [schema.alarm(a.kind, a.row, step, a.message) for a in new]
             self._writer.messages(Series("alarms"), schema.ALARMS, messages, step)
             self._writer.text("drift/alarms", "\n".join(f"* {a.message}" for a in new), step)
-        if _is_chief():
+        if is_chief():
             for alarm in new:
                 _warn(alarm.message)
 
@@ -425,15 +425,6 @@ class WeightDrift(keras.callbacks.Callback):
 def _state(row: Row) -> str:
     kind = "trainable" if row.trainable else "non-trainable"
     return f"{kind}, frozen" if row.frozen else kind
-
-
-def _is_chief() -> bool:
-    """Whether this process writes, of those that train together."""
-    if keras.backend.backend() != "jax":
-        return True
-    import jax
-
-    return bool(jax.process_index() == 0)
 
 
 def _warn(message: str) -> None:

@@ -344,6 +344,15 @@ def _over_processes(sums: statistics.Sums) -> statistics.Sums:
     return statistics.merge(found.reshape(-1, sums.shape[1]), owners, len(sums))
 
 
+def is_chief() -> bool:
+    """Whether this process writes, of those that train together."""
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return bool(jax.process_index() == 0)
+
+
 def _read_tensorflow(variables: Sequence[Any]) -> Callable[[], list[list[Piece]]]:
     import tensorflow as tf
 

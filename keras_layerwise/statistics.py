@@ -68,9 +68,9 @@ def measure(weights: Sequence[Array], references: Sequence[Array]) -> Sums:
         for part, (i, block) in zip(parts, blocks, strict=True):
             weight, reference = flat[i]
             _block(weight[block], reference[block], memory[_working(weight.dtype)], part)
-        for k in np.flatnonzero(~_trusted(parts)):
+        for k in _doubtful(parts):
             i, block = blocks[k]
-            parts[k] = _exact(flat[i][0][block], flat[i][1][block])
+            _exact(flat[i][0][block], flat[i][1][block], parts[k])
         sums = merge(parts, np.array([i for i, _ in blocks], np.intp), len(flat))
         for batch in _batches(small, [weight.size for weight, _ in flat]):
             sums[batch] = _together([flat[i] for i in batch])
@@ -86,13 +86,13 @@ def merge(sums: Sums, groups: npt.NDArray[np.intp], count: int) -> Sums:
         count: number of wholes.
     """
     merged = np.zeros((count, len(COLUMNS)))
-    np.add.at(merged, groups, sums)
-    merged[:, LARGEST] = 0
-    np.maximum.at(merged[:, LARGEST], groups, sums[:, LARGEST])
     with np.errstate(all="ignore"):
+        np.add.at(merged, groups, sums)
+        merged[:, LARGEST] = 0
+        np.maximum.at(merged[:, LARGEST], groups, sums[:, LARGEST])
         apart = _mean(sums) - _mean(merged)[groups]
         between = np.where(sums[:, COUNT] > 0, sums[:, COUNT] * apart**2, 0.0)
-    np.add.at(merged[:, SCATTER], groups, between)
+        np.add.at(merged[:, SCATTER], groups, between)
     return merged
 
 
@@ -218,30 +218,26 @@ def _together(pairs: list[tuple[Array, Array]]) -> Sums:
     left = sums[:, TOTAL] - centre.astype(np.float64) * sizes
     sums[:, SCATTER] = np.maximum(np.add.reduceat(w * w, starts) - left * left / sizes, 0)
     sums[:, NONFINITE] = 0
-    for i in np.flatnonzero(~_trusted(sums)):
-        sums[i] = _exact(*pairs[i])
+    for i in _doubtful(sums):
+        _exact(*pairs[i], sums[i])
     return sums
 
 
-def _trusted(sums: Sums) -> npt.NDArray[np.bool_]:
-    """Whether float32 neither overflowed nor lost small squares, and all was finite."""
-    largest = sums[:, LARGEST]
+def _doubtful(sums: Sums) -> list[int]:
+    """Where float32 may have overflowed or lost small squares, or not all was finite."""
+    largest, count = sums[:, LARGEST], sums[:, COUNT]
+    small = (largest != 0) & (largest < _TINY)
+    small |= sums[:, SCATTER] + sums[:, TOTAL] ** 2 / count < count * _TINY**2
     # One infinity or NaN among the columns makes this sum not finite.
-    return np.asarray(np.isfinite(sums.sum(axis=1)) & ((largest == 0) | (largest > _TINY)))
+    return np.flatnonzero(small | ~np.isfinite(sums.sum(axis=1))).tolist()
 
 
-def _exact(weight: Array, reference: Array) -> Sums:
+def _exact(weight: Array, reference: Array, sums: Sums) -> None:
     """A block in float64: for NaN, infinity, and what float32 can not square."""
+    if sums[LARGEST] == 0 and not weight.any():
+        return  # zeros, as biases begin
     w, r = weight.astype(np.float64), reference.astype(np.float64)
     d = w - r
-    values = {
-        "count": w.size,
-        "shift": d.sum(),
-        "square": d @ d,
-        "largest": np.abs(d).max(),
-        "total": w.sum(),
-        "scatter": np.square(w - w.mean()).sum(),
-        "dot": w @ r,
-        "nonfinite": np.count_nonzero(~np.isfinite(w)),
-    }
-    return np.array([values[name] for name in COLUMNS])
+    sums[SHIFT], sums[SQUARE], sums[LARGEST] = d.sum(), d @ d, np.abs(d).max()
+    sums[TOTAL], sums[SCATTER] = w.sum(), np.square(w - w.mean()).sum()
+    sums[DOT], sums[NONFINITE] = w @ r, np.count_nonzero(~np.isfinite(w))
