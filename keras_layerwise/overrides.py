@@ -102,7 +102,7 @@ def override(model: Any, settings: Mapping[Any, Mapping[str, Any]]) -> Override:
     >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
     >>> model = keras.Sequential([keras.Input((3,)), dense])
     >>> with override(model, {"dense*": {"kernel_regularizer": keras.regularizers.L1(0.5)}}):
-    ...     float(model.losses[0])
+    ...     keras.ops.convert_to_numpy(model.losses[0]).item()
     1.5
     >>> model.losses
     []
