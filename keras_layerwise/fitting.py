@@ -120,7 +120,10 @@ def data_kind(x: Any) -> str:
     if isinstance(x, keras.utils.PyDataset):
         return "PyDataset"
     bases = {(base.__module__.partition(".")[0], base.__name__) for base in type(x).__mro__}
-    if ("tensorflow", "DatasetV2") in bases or ("tensorflow", "DistributedDatasetInterface") in bases:
+    if ("tensorflow", "DatasetV2") in bases or (
+        "tensorflow",
+        "DistributedDatasetInterface",
+    ) in bases:
         return "tf.data"
     if ("torch", "DataLoader") in bases:
         return "DataLoader"

@@ -38,6 +38,7 @@ from keras_layerwise.record import (
     plain,
     save_record,
 )
+from keras_layerwise.selectors import select
 from keras_layerwise.unfreeze import GradualUnfreeze
 
 _ON_CHANGE = ("raise", "warn", "ignore")
@@ -222,9 +223,11 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         for change in found.timeline:
             last[change.get("key", _RATE)] = change["new"]
         differ = differences(first, now)
-        wrong = [d for d in differ if d.key not in last or differences(
-            {d.key: last[d.key]}, {d.key: d.new}
-        )]
+        wrong = [
+            d
+            for d in differ
+            if d.key not in last or differences({d.key: last[d.key]}, {d.key: d.new})
+        ]
         if wrong:
             raise FrozenHyperparameterError(
                 f"{str(self.log_dir)!r} holds a run with other hyperparameters "
@@ -278,8 +281,8 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             return
         step = self._step()
         planned = self._planned()
-        changes = [d for d in found if (d.key, d.new) in planned]
-        violations = [d for d in found if (d.key, d.new) not in planned]
+        changes = [d for d in found if d.key in planned and d.new is False]
+        violations = [d for d in found if d not in changes]
         record = self.record
         self._record = replace(
             record,
@@ -298,21 +301,17 @@ class FreezeHyperparameters(keras.callbacks.Callback):
                 raise FrozenHyperparameterError(message)
             warnings.warn(message, stacklevel=2)
 
-    def _planned(self) -> set[tuple[str, Any]]:
-        """What the plan of a recorded callback brings about up to this epoch."""
-        weights = Names(self.model).weights
-        planned: set[tuple[str, Any]] = set()
-        for callback in fitting.callbacks_of(self.model) or ():
-            if not isinstance(callback, GradualUnfreeze):
-                continue
-            for epoch, selector in callback.epochs.items():
-                if epoch > self._epoch:
-                    continue
-                for optimizer in layerwise_optimizers(self.model.optimizer):
-                    for assignment in optimizer.matching(selector):
-                        path = weights.get(assignment.path, assignment.path)
-                        planned.add((f"training/assignments/{path}/frozen", False))
-        return planned
+    def _planned(self) -> set[str]:
+        """Keys of what the plan of a `GradualUnfreeze` has unfrozen up to this epoch."""
+        sites = Names(self.model).sites
+        return {
+            f"training/assignments/{sites[position][0]}/frozen"
+            for callback in fitting.callbacks_of(self.model) or ()
+            if isinstance(callback, GradualUnfreeze)
+            for epoch, selector in callback.epochs.items()
+            if epoch <= self._epoch
+            for position in select(selector, [site for _, site in sites])
+        }
 
     def _note_rate(self) -> None:
         rate = learning_rate(self.model)
@@ -399,8 +398,10 @@ def _now() -> str:
 
 
 def _is_rate(key: str) -> bool:
-    return key.startswith("training/") and key.endswith("/learning_rate") and (
-        key == _RATE or key.startswith("training/optimizer/")
+    return (
+        key.startswith("training/")
+        and key.endswith("/learning_rate")
+        and (key == _RATE or key.startswith("training/optimizer/"))
     )
 
 

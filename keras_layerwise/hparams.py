@@ -19,7 +19,7 @@ BEST = "(best)/"
 FINAL = "(final)/"
 
 # A filter compares a value with its JSON text, so what JSON escapes would never match.
-_KEPT = "".join(chr(code) for code in range(32, 127) if chr(code) not in "\"\\%")
+_KEPT = "".join(chr(code) for code in range(32, 127) if chr(code) not in '"\\%')
 
 
 def session_start(flat_values: Mapping[str, Any], time: float) -> Summary:

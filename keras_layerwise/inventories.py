@@ -176,6 +176,14 @@ def number(value: Any) -> float:
     return float(str(array[()])) if array.dtype.kind == "f" else float(array)
 
 
+def _short(value: float) -> float:
+    """A float that went through float32 in Keras, as it was before: 0.3, not 0.30000001192."""
+    if not np.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+        return value
+    single = np.float32(value)
+    return float(str(single)) if float(single) == value else value
+
+
 # Architecture.
 
 
@@ -295,7 +303,7 @@ def describe_callbacks(callbacks: Sequence[Any]) -> dict[str, Any]:
             continue
         counts[name] += 1
         key = name if counts[name] == 1 else f"{name}_{counts[name]}"
-        found[key] = dict(_callback_settings(callback)) or {"settings": UNKNOWN}
+        found[key] = dict(_callback_settings(callback)) or True
     return found
 
 
@@ -303,10 +311,11 @@ def _callback_settings(callback: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(callback, GradualUnfreeze):
         yield "epochs", {str(epoch): label(select) for epoch, select in callback.epochs.items()}
         return
-    for name in inspect.signature(type(callback).__init__).parameters:
-        value = getattr(callback, name, None)
-        if value is None or _PLACES.fullmatch(name) or isinstance(value, keras.Model):
+    for name, parameter in inspect.signature(type(callback).__init__).parameters.items():
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if name == "self" or not named or _PLACES.fullmatch(name):
             continue
+        value = getattr(callback, name, UNKNOWN)
         # Keras turns its sign once it knows the direction of the metric.
         yield name, describe_object(abs(value) if name == "min_delta" else value)
 
@@ -333,9 +342,7 @@ def _optimizer(optimizer: Any, names: Names) -> dict[str, Any]:
         found["learning_rate"] = number(optimizer.learning_rate)
     members = getattr(optimizer, "optimizers", ())
     if members:
-        config = {
-            str(i): _optimizer(member, names) for i, member in enumerate(members)
-        }
+        config = {str(i): _optimizer(member, names) for i, member in enumerate(members)}
         return {**found, "optimizer": {"class": type(optimizer).__name__, **config}}
     return {**found, "optimizer": {"class": type(optimizer).__name__, **_tidy(config)}}
 
@@ -432,15 +439,13 @@ def describe_object(value: Any) -> Any:
         return [describe_object(member) for member in value]
     if isinstance(value, Mapping):
         return {str(key): describe_object(member) for key, member in value.items()}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return plain(value)
     if inspect.isfunction(value) or inspect.isbuiltin(value) or inspect.isclass(value):
         return value.__name__
     if hasattr(value, "get_config"):
         try:
-            return describe(
-                {"class_name": type(value).__name__, "config": value.get_config(), "module": ""}
-            )
+            # Some of Keras's losses leave what they were made with out of their config.
+            config = {**value.get_config(), **getattr(value, "_fn_kwargs", {})}
+            return describe({"class_name": type(value).__name__, "config": config})
         except Exception:  # an object of the user's own need not be serializable
             return type(value).__name__
     return describe(value)
@@ -461,7 +466,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [describe(member) for member in value]
     try:
-        return plain(value)
+        return plain(_short(value) if type(value) is float else value)
     except TypeError:
         pass
     if hasattr(value, "shape") and hasattr(value, "dtype"):

@@ -240,9 +240,7 @@ def _config(layer: Any) -> dict[str, Any]:
     return config
 
 
-def _set(
-    path: str, layer: Any, attribute: str, value: Any, undo: list[Callable[[], None]]
-) -> None:
+def _set(path: str, layer: Any, attribute: str, value: Any, undo: list[Callable[[], None]]) -> None:
     config = _config(layer)
     why = _FIXED.get(attribute)
     if attribute.endswith("_initializer"):
@@ -289,9 +287,7 @@ def _output(twin: Any, layer: Any) -> Any:
         return None
 
 
-def _copy(
-    old: Any, new: Any, layer: Any, undo: list[Callable[[], None]], attribute: str
-) -> None:
+def _copy(old: Any, new: Any, layer: Any, undo: list[Callable[[], None]], attribute: str) -> None:
     """Sets on `layer`, its weights and the layers in it what differs between the twins."""
     for name, value in list(vars(new).items()):
         if isinstance(value, keras.random.SeedGenerator):
@@ -319,9 +315,7 @@ def _put(target: Any, name: str, value: Any, undo: list[Callable[[], None]]) -> 
     setattr(target, name, value)
 
 
-def _give_generator(
-    layer: Any, name: str, generator: Any, undo: list[Callable[[], None]]
-) -> None:
+def _give_generator(layer: Any, name: str, generator: Any, undo: list[Callable[[], None]]) -> None:
     """A rate of 0 made the layer without a generator, and locked it."""
 
     def take_back() -> None:

@@ -20,6 +20,7 @@ from keras_layerwise.schema import RECORD_FILE
 
 VERSION = 1
 UNKNOWN = "unknown"
+NEVER_SET = "never set"
 ABSENT = "(absent)"
 
 RUNTIME = "runtime"
@@ -80,11 +81,11 @@ class Record(Mapping[str, Any]):
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    timeline: Sequence[Mapping[str, Any]] = ()
-    changes: Sequence[Mapping[str, Any]] = ()
-    overrides: Sequence[Mapping[str, Any]] = ()
-    violations: Sequence[Mapping[str, Any]] = ()
-    resumptions: Sequence[Mapping[str, Any]] = ()
+    timeline: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    changes: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    overrides: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    violations: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    resumptions: Sequence[Mapping[str, Any]] = field(default_factory=list)
     error: str | None = None
     end_file: str | None = None
 
@@ -155,6 +156,13 @@ def load_record(log_dir: str | os.PathLike[str]) -> Record:
 
     Raises:
         RecordError: (a ``ValueError``) where there is no record.
+
+    Example:
+
+    >>> log_dir = tempfile.mkdtemp()
+    >>> _ = save_record(Record({group: {} for group in GROUPS}), log_dir)
+    >>> load_record(log_dir).status
+    'running'
     """
     path = Path(log_dir)
     if path.is_dir() or path.name != RECORD_FILE:
@@ -295,7 +303,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def visit(key: str, value: Any) -> None:
-        if isinstance(value, Mapping) and (value or not key):
+        if isinstance(value, Mapping):
             for name, member in value.items():
                 visit(f"{key}/{name}" if key else name, member)
         elif key in found:

@@ -10,9 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_layerwise.record import UNKNOWN
-
-NEVER_SET = "never set"
+from keras_layerwise.record import NEVER_SET, UNKNOWN
 
 
 def runtime(model: Any) -> dict[str, Any]:
