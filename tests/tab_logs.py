@@ -9,7 +9,7 @@ from keras_layerwise import schema
 from keras_layerwise.events import EventWriter
 from keras_layerwise.record import Record
 
-HOSTILE = "<img src=x onerror=\"window.top.hacked=1\">/<b>bold</b>&amp;%{y}"
+HOSTILE = '<img src=x onerror="window.top.hacked=1">/<b>bold</b>&amp;%{y}'
 
 
 def rows(*names, frozen=(), still=()):

@@ -129,8 +129,8 @@ class Reader:
             raise UnknownRunError(f"No run {name!r} with layerwise data.") from None
 
     def messages(self, ctx: Any, experiment: str, run: Run, kind: str) -> list[dict[str, Any]]:
-        """All messages of one kind, as written; what is no message is a problem of the run."""
-        found = []
+        """All messages of one kind, each once; what is no message is a problem of the run."""
+        found: dict[str, dict[str, Any]] = {}
         for source in run.of(kind):
             for _, tensor in self._read(ctx, experiment, source, EVERYTHING):
                 for text in np.ravel(tensor):
@@ -141,8 +141,10 @@ class Reader:
                     except (ValueError, TypeError):
                         run.problems.append(f"{source.tag}: unreadable message {text!r:.80}")
                         continue
-                    found.append(message)
-        return found
+                    key = json.dumps(message, sort_keys=True)
+                    found.pop(key, None)  # where it came again, it is the latest
+                    found[key] = message
+        return list(found.values())
 
     def matrix(
         self, ctx: Any, experiment: str, run: Run, topic: str, limit: int, quick: bool = False

@@ -13,6 +13,7 @@ import { STATISTICS, colourScale } from "./scale.js";
 const RUNS_AT_FIRST = 6; // more pictures than this are asked for, not shown unasked
 const TABLE_COLUMNS = 10;
 const ALARMS_SHOWN = 8;
+const IDLE = 400; // milliseconds at rest before every record is read
 
 const DEFAULTS = { runs: "", stat: "", scale: "linear", relative: "all", layers: "[]", filter: "", runfilter: "" };
 
@@ -21,6 +22,7 @@ let runs = [];
 let look = theme(false);
 let cellAt = null;
 let drawn = null; // what the picture shows: {panels, rows, scale, statistic}
+let library = null; // a promise of the chart library
 let turn = 0; // answers to older questions are dropped
 
 function list(text) {
@@ -164,8 +166,11 @@ async function refresh() {
     const logged = chosen.filter((run) => run.statistics.includes(current));
     const columns = columnsFor(byId("heatmap").clientWidth, logged.length);
     for (const quick of [true, false]) {
+      if (!quick) await pause(IDLE);
+      if (mine !== turn) return;
       const found = [...problems];
       const answers = await matricesOf(logged, current, columns, quick, found);
+      await library;
       if (mine !== turn) return;
       const panels = answers.map((panel) => ({ ...panel, marks: marksOf(panel.run) }));
       await showDrift(panels, current);
@@ -434,18 +439,21 @@ async function showRecords(chosen, current) {
 // Events ---------------------------------------------------------------------
 
 async function load() {
+  const before = JSON.stringify(runs);
   try {
     runs = await fetchRuns();
   } catch (error) {
     showProblems([`The runs can not be read: ${error.message}`]);
     return;
   }
-  await refresh();
+  if (!turn || JSON.stringify(runs) !== before) await refresh();
 }
 
 function takeAddress() {
   choices = { ...DEFAULTS, ...readChoices() };
 }
+
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function soon(action, wait = 150) {
   let timer;
@@ -495,7 +503,8 @@ function connect() {
   }).observe(document.querySelector("main"));
 }
 
-export async function start() {
+export async function start(ready) {
+  library = ready;
   takeAddress();
   showKey();
   connect();
@@ -512,6 +521,8 @@ export async function start() {
       keepChoices(); // TensorBoard's own navigation leaves a bare tab name
     }
   });
-  listen({ "experimental.DataReloaded": load, "experimental.RunsChanged": load });
   await load();
+  // TensorBoard says both at once when it has reloaded.
+  const again = soon(load, 50);
+  listen({ "experimental.DataReloaded": again, "experimental.RunsChanged": again });
 }

@@ -5,7 +5,7 @@ import { stepText } from "./dom.js";
 import { STATES, stateOf } from "./marks.js";
 import { niceTicks } from "./scale.js";
 
-const NARROWEST = 300; // of one run's picture, in pixels
+const NARROWEST = 240; // of one run's picture, in pixels
 const LABEL = 11;
 const LABEL_WIDTH = 210;
 const SCALE_WIDTH = 92;

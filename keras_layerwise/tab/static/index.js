@@ -18,15 +18,15 @@ export async function render() {
     href: here("style.css"),
   });
   const charts = Object.assign(document.createElement("script"), { src: here(CHARTS) });
+  const ready = loaded(charts); // large; what is drawn is asked for meanwhile
   const [page, app] = await Promise.all([
     fetch(here("page.html")).then((response) => response.text()),
     import("./app.js"),
     loaded(style),
-    loaded(charts),
   ]);
   const parsed = new DOMParser().parseFromString(page, "text/html");
   document.documentElement.lang = parsed.documentElement.lang;
   document.title = parsed.title;
   document.body.replaceChildren(...parsed.body.children);
-  await app.start();
+  await app.start(ready);
 }

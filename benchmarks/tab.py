@@ -1,0 +1,129 @@
+"""How long the tab takes, in a browser, over logs of the largest size it is meant for.
+
+Run with ``python -m benchmarks.tab``; needs Chromium and the package installed.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_layerwise import schema
+from keras_layerwise.events import EventWriter
+from tests import tab_browser
+
+LAYERS, RECORDS, RUNS = 500, 10_000, 3
+STATISTICS = schema.STATISTICS[:8]
+REPEATS = 3
+WIDE = {"width": 1440, "height": 1000}
+
+# Milliseconds from choosing a statistic until its picture is on the screen.
+CHANGE = """async (_, [name, exact]) => {
+    const select = document.getElementById("statistic");
+    const attribute = exact ? "data-drawn" : "data-statistic";
+    const before = document.body.getAttribute("data-drawn");
+    const start = performance.now();
+    const done = new Promise((resolve) => {
+        new MutationObserver((_, observer) => {
+            const now = document.body.getAttribute(attribute);
+            if (exact ? now === before : now !== name) return;
+            observer.disconnect();
+            requestAnimationFrame(() => setTimeout(resolve));
+        }).observe(document.body, { attributes: true });
+    });
+    select.value = name;
+    select.dispatchEvent(new Event("change"));
+    await done;
+    return performance.now() - start;
+}"""
+# Milliseconds from the beginning of the tab's frame until now.
+SINCE_START = "() => performance.now()"
+
+
+def write_logs(root: Path, layers: int = LAYERS, records: int = RECORDS, runs: int = RUNS) -> None:
+    """Runs with every statistic, each record of which is a little further from the start."""
+    rows = tuple(
+        schema.Row(f"backbone/block_{i // 10}/layer_{i}", True, False, 1000) for i in range(layers)
+    )
+    series = {
+        name: schema.Series("drift", rows, name, "the initial weights") for name in STATISTICS
+    }
+    random = np.random.default_rng(0)
+    for run in range(runs):
+        writer = EventWriter(root / f"run{run}" / schema.DRIFT_DIR)
+        speed = np.geomspace(0.01, 1, layers)
+        for record in range(records):
+            moved = speed * np.sqrt(record + 1) * random.uniform(0.9, 1.1, layers)
+            writer.vectors(
+                [(series[name], schema.drift_tag(name), moved) for name in STATISTICS], record
+            )
+            if record % 100 == 0:
+                writer.flush()
+        writer.close()
+        if writer.lost:
+            raise RuntimeError(f"{writer.lost} records were lost.")
+
+
+def measure(root: Path, load_fast: bool = True) -> dict[str, Any]:
+    """Times of the first picture and of changes of the statistic, in seconds."""
+    last = max(RECORDS - 1, 0)
+    start = time.perf_counter()
+    with (
+        tab_browser.tensorboard(root, load_fast=load_fast) as board,
+        tab_browser.browser() as found,
+    ):
+
+        def loaded() -> bool:
+            runs = json.loads(board.get("data/plugin/layerwise/runs")[2])["runs"]
+            stamps = [stamp for run in runs for s in run["stamps"].values() for stamp in s]
+            return len(stamps) == RUNS * len(STATISTICS) and all(
+                stamp.startswith(f"{last}/") for stamp in stamps
+            )
+
+        while not loaded():
+            time.sleep(0.5)
+        times: dict[str, Any] = {"loaded": time.perf_counter() - start}
+        firsts, fromopen = [], []
+        for _ in range(REPEATS):
+            page = found.new_page(viewport=WIDE)
+            start = time.perf_counter()
+            page.goto(f"{board.url}#layerwise&p.layerwise.stat=l2")
+            frame = page.frame_locator("iframe[src*=layerwise]")
+            frame.locator("body[data-statistic]").wait_for(timeout=120_000)
+            fromopen.append(time.perf_counter() - start)
+            firsts.append(frame.locator("body").evaluate(SINCE_START) / 1000)
+            frame.locator("body[data-drawn]").wait_for(timeout=120_000)
+            if len(firsts) < REPEATS:
+                page.close()
+        times["first_picture"] = firsts
+        times["first_picture_with_tensorboard"] = fromopen
+        body = frame.locator("body")
+        times["change_new"] = [body.evaluate(CHANGE, [s, False]) / 1000 for s in STATISTICS[1:4]]
+        times["change_new_every_record"] = [
+            body.evaluate(CHANGE, [s, True]) / 1000 for s in STATISTICS[4:]
+        ]
+        times["change_seen"] = [body.evaluate(CHANGE, [s, False]) / 1000 for s in STATISTICS[4:]]
+        return times
+
+
+def main() -> None:
+    """Writes logs of the full size and prints what was measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_logs(Path(folder))
+        for load_fast in (True, False):
+            times = measure(Path(folder), load_fast)
+            print(
+                f"{LAYERS} layers × {RECORDS} records × {len(STATISTICS)} statistics, {RUNS} runs"
+            )
+            print(f"--load_fast={load_fast}")
+            for name, found in times.items():
+                values = found if isinstance(found, list) else [found]
+                print(f"  {name:32} median {statistics.median(values):6.2f} s, all {values}")
+
+
+if __name__ == "__main__":
+    main()
