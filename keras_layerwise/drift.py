@@ -256,6 +256,7 @@ class WeightDrift(keras.callbacks.Callback):
         self._first_epoch = True
         self._resumed = self._batch = None
         self._epoch_start = self._checked = 0
+        self._recorded: tuple[int, int] | None = None
 
     def _close(self) -> None:
         if self._saving is not None:
@@ -277,7 +278,7 @@ class WeightDrift(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         if optimizer is None:
             return self._batches()
-        return int(ops.convert_to_numpy(optimizer.iterations))
+        return int(ops.convert_to_numpy(ops.convert_to_tensor(optimizer.iterations)))
 
     def _begin(self) -> None:
         """Takes the reference, where weights exist."""
@@ -347,8 +348,10 @@ class WeightDrift(keras.callbacks.Callback):
 
     def _record(self, tracker: Tracker) -> None:
         step, revision = self._step(), tracker.revision
-        if self._records and self._records[-1].step == step:
+        at = (id(self.model.optimizer), step)
+        if at == self._recorded:  # while gradients are accumulated
             return
+        self._recorded = at
         record = tracker.record(step)
         self._records.append(record)
         if self._writer is not None:

@@ -120,7 +120,7 @@ class LearningRateMonitor(keras.callbacks.Callback):
         self._writer = None
 
     def _step(self) -> int:
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        return int(ops.convert_to_numpy(ops.convert_to_tensor(self.model.optimizer.iterations)))
 
     def _look(self) -> None:
         """Compares what holds now with what held before."""
@@ -234,6 +234,6 @@ def _trained_by(optimizer: Any) -> list[Any]:
 def _own_rate(optimizer: Any) -> float | None:
     """The optimizer's own rate; Keras's MultiOptimizer has none."""
     try:
-        return float(ops.convert_to_numpy(optimizer.learning_rate))
+        return float(ops.convert_to_numpy(ops.convert_to_tensor(optimizer.learning_rate)))
     except AttributeError:
         return None
