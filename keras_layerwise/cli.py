@@ -138,7 +138,7 @@ def _number(value: float | None) -> str:
 # Drift, out of the event files.
 
 
-def final_drift(run: str) -> dict[str, Any]:
+def final_drift(run: str | Path) -> dict[str, Any]:
     """The last value of each drift statistic, for each layer.
 
     Returns:
@@ -164,11 +164,12 @@ def final_drift(run: str) -> dict[str, Any]:
     layers: dict[str, dict[str, Any]] = {}
     # A tag whose rows were replaced in mid-run by another revision ends early.
     for tag, (_, values) in sorted(last.items(), key=lambda item: item[1][0]):
+        statistic = str(series[tag].statistic)
         for row, number in zip(series[tag].rows, values, strict=True):
             entry = layers.setdefault(row.name, {"name": row.name})
-            entry.pop(series[tag].statistic, None)
+            entry.pop(statistic, None)
             if math.isfinite(number):
-                entry[str(series[tag].statistic)] = number
+                entry[statistic] = number
     return {"step": newest, "layers": list(layers.values())}
 
 

@@ -152,7 +152,7 @@ def _kept(arguments: Mapping[str, Any]) -> int:
     split = arguments["validation_split"]
     if not split or arguments["validation_data"] is not None:
         return rows
-    return math.floor(rows * (1.0 - split))
+    return int(rows * (1.0 - split))
 
 
 def _batch_size(kind: str, arguments: Mapping[str, Any]) -> Any:
@@ -212,7 +212,7 @@ def _tf_batch_size(dataset: Any) -> Any:
 
 
 def _tf_shuffle(dataset: Any) -> Any:
-    for name, step in _pipeline(dataset):
+    for name, _ in _pipeline(dataset):
         if "Shuffle" in name:
             return True
         if "FlatMap" in name:

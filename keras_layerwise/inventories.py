@@ -163,7 +163,7 @@ def weights_fingerprint(model: Any) -> str:
 
 def learning_rate(model: Any) -> float | None:
     """The learning rate at this step; None without an optimizer that has one."""
-    optimizer = getattr(model, "optimizer", None)
+    optimizer: Any = getattr(model, "optimizer", None)
     try:
         return number(optimizer.learning_rate)
     except (AttributeError, TypeError, ValueError):
@@ -280,10 +280,20 @@ def _training(model: Any, names: Names) -> dict[str, Any]:
     return found
 
 
+_FIT = (
+    "epochs",
+    "steps_per_epoch",
+    "batch_size",
+    "data",
+    "shuffle",
+    "validation_split",
+    "class_weights",
+)
+
+
 def _fit(model: Any) -> dict[str, Any]:
     params = getattr(getattr(model, "history", None), "params", None) or {}
-    found = {key: UNKNOWN for key in ("epochs", "steps_per_epoch", "batch_size", "data")}
-    found |= {key: UNKNOWN for key in ("shuffle", "validation_split", "class_weights")}
+    found: dict[str, Any] = dict.fromkeys(_FIT, UNKNOWN)
     found |= fitting.described(model)
     found["epochs"] = params.get("epochs", found["epochs"])
     found["steps_per_epoch"] = params.get("steps") or UNKNOWN
@@ -315,7 +325,7 @@ def _callback_settings(callback: Any) -> Iterator[tuple[str, Any]]:
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if name == "self" or not named or _PLACES.fullmatch(name):
             continue
-        value = getattr(callback, name, UNKNOWN)
+        value: Any = getattr(callback, name, UNKNOWN)
         # Keras turns its sign once it knows the direction of the metric.
         yield name, describe_object(abs(value) if name == "min_delta" else value)
 
@@ -416,7 +426,7 @@ def _weight_decay(model: Any, names: Names) -> dict[str, Any]:
     What a `LayerwiseOptimizer` sets for single weights is among its
     assignments.
     """
-    optimizer = getattr(model, "optimizer", None)
+    optimizer: Any = getattr(model, "optimizer", None)
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     decay = getattr(optimizer, "weight_decay", None)

@@ -30,6 +30,7 @@ _FIXED = {
     "dtype": "the weights are made in it; set dtype= when the layer is made",
     "seed": "the generator runs already; assign layer.seed_generator.state",
 }
+_NO_SETTINGS = (keras.Model, keras.layers.InputLayer)
 _built_with: "weakref.WeakKeyDictionary[Any, list[Any]]" = weakref.WeakKeyDictionary()
 _logs: "weakref.WeakKeyDictionary[Any, list[dict[str, Any]]]" = weakref.WeakKeyDictionary()
 
@@ -217,7 +218,9 @@ def _apply(
 
 def _takers(path: str, layer: Any, attribute: str) -> Iterator[tuple[str, Any]]:
     """`layer` where it has the setting, or else those below it that have."""
-    if attribute in _config(layer):
+    # Keras leaves this one out of the config where it is None.
+    always = attribute == "activity_regularizer" and not isinstance(layer, _NO_SETTINGS)
+    if always or attribute in _config(layer):
         yield path, layer
         return
     for child in structure.sublayers(layer):
@@ -225,7 +228,7 @@ def _takers(path: str, layer: Any, attribute: str) -> Iterator[tuple[str, Any]]:
 
 
 def _config(layer: Any) -> dict[str, Any]:
-    if isinstance(layer, (keras.Model, keras.layers.InputLayer)):
+    if isinstance(layer, _NO_SETTINGS):
         return {}
     try:
         config = dict(layer.get_config())
@@ -255,13 +258,13 @@ def _set(path: str, layer: Any, attribute: str, value: Any, undo: list[Callable[
         raise RuleError(f"{path!r} does not take {attribute}={value!r}: {text}") from error
     if layer.built and (_shapes(old) != _shapes(new) or _output(old, layer) != _output(new, layer)):
         raise RuleError(
-            f"{attribute!r} of {path!r} cannot change from {config[attribute]!r} to {value!r} "
+            f"{attribute!r} of {path!r} cannot change from {config.get(attribute)!r} to {value!r} "
             "after building: its weights or its output would have another shape. Make the model "
             "anew with it, and copy what fits: new_layer.set_weights(...)."
         )
     count = len(undo)
     _copy(old, new, layer, undo, attribute)
-    if len(undo) == count and not _equal(config[attribute], _config(new)[attribute]):
+    if len(undo) == count and not _equal(config.get(attribute), _config(new).get(attribute)):
         raise RuleError(
             f"{attribute!r} of {path!r} cannot change after building: the layer keeps nothing of "
             "it. Make the model anew with it."

@@ -45,12 +45,12 @@ class Difference(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Record(Mapping[str, Any]):
+class Record:
     """What a run was configured with, and what became of it.
 
-    A mapping of the five `GROUPS` to nested plain values: the hyperparameters
-    (``architecture``, ``training``, ``regularization``, ``user``) and the
-    ``runtime`` they ran in.
+    ``record[group]`` gives nested plain values, for each of the five `GROUPS`:
+    the hyperparameters (``architecture``, ``training``, ``regularization``,
+    ``user``) and the ``runtime`` they ran in.
 
     Attributes:
         values: the groups.
@@ -94,9 +94,6 @@ class Record(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values)
-
-    def __len__(self) -> int:
-        return len(self.values)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

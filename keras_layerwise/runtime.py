@@ -63,8 +63,7 @@ def _tensorflow(found: dict[str, Any], versions: dict[str, Any], seeds: dict[str
         found["memory_growth"] = _ask(
             lambda: all(tf.config.experimental.get_memory_growth(gpu) for gpu in gpus)
         )
-    devices = [device for device in tf.config.list_physical_devices()]
-    found["devices"] = _ask(lambda: [name(device) for device in devices])
+    found["devices"] = _ask(lambda: [name(d) for d in tf.config.list_physical_devices()])
     found["determinism"] = _ask(determinism)
     # 0 stands for TensorFlow's own choice.
     found["intra_op_threads"] = tf.config.threading.get_intra_op_parallelism_threads()
@@ -122,7 +121,7 @@ def _keras_seed() -> Any:
 
 def _numpy_seed() -> Any:
     """NumPy keeps the entropy it was started from until somebody seeds it, and then nothing."""
-    generator = np.random.mtrand._rand._bit_generator  # type: ignore[attr-defined]
+    generator = np.random.mtrand._rand._bit_generator
     return NEVER_SET if generator.seed_seq is not None else UNKNOWN
 
 

@@ -98,7 +98,7 @@ def test_users_values_become_plain():
         "float": 0.5,
         "array": [0, 1, 2],
         "color": "RED",
-        "settings": {"depth": 3, "path": os.path.join("a", "b")},
+        "settings": {"depth": 3, "path": str(Path("a") / "b")},
         "tuple": [1, 2],
         "set": [1, 2],
         "infinite": "inf",
