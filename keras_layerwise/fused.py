@@ -114,7 +114,7 @@ def _momentum_update(
         accum=_handle(optimizer.momentums, position),
         lr=rate,
         grad=gradient,
-        momentum=tf.cast(optimizer.momentum, rate.dtype),
+        momentum=tf.constant(optimizer.momentum, rate.dtype),
         use_nesterov=optimizer.nesterov,
     )
 
@@ -153,8 +153,8 @@ def _adam_update(
         beta1_power=first,
         beta2_power=second,
         lr=rate,
-        beta1=tf.cast(optimizer.beta_1, rate.dtype),
-        beta2=tf.cast(optimizer.beta_2, rate.dtype),
+        beta1=tf.constant(optimizer.beta_1, rate.dtype),
+        beta2=tf.constant(optimizer.beta_2, rate.dtype),
         epsilon=epsilon,
         grad=gradient,
     )
@@ -173,9 +173,9 @@ def _rmsprop_update(
         ms=_handle(optimizer._velocities, position),
         mom=_handle(optimizer._momentums, position),
         lr=rate * math.sqrt(smaller),
-        rho=tf.cast(optimizer.rho, rate.dtype),
-        momentum=tf.cast(optimizer.momentum, rate.dtype),
-        epsilon=tf.cast(optimizer.epsilon * smaller, rate.dtype),
+        rho=tf.constant(optimizer.rho, rate.dtype),
+        momentum=tf.constant(optimizer.momentum, rate.dtype),
+        epsilon=tf.constant(optimizer.epsilon * smaller, rate.dtype),
         grad=gradient,
     )
 
@@ -189,7 +189,7 @@ def _rmsprop_in_two(
     velocity = optimizer._velocities[position].value
     tf.raw_ops.ResourceApplyGradientDescent(
         var=velocity.handle,
-        alpha=tf.cast(1 - optimizer.rho, rate.dtype),
+        alpha=tf.constant(1 - optimizer.rho, rate.dtype),
         delta=velocity - tf.square(gradient),
     )
     tf.raw_ops.ResourceApplyGradientDescent(
@@ -217,6 +217,6 @@ def _adagrad_update(
         var=variable.handle,
         accum=_handle(optimizer._accumulators, position),
         lr=rate,
-        epsilon=tf.cast(epsilon, rate.dtype),
+        epsilon=tf.constant(epsilon, rate.dtype),
         grad=gradient,
     )
