@@ -4,7 +4,7 @@ Knows models and numbers, but no files and no callbacks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,12 +105,11 @@ def look(model: Any, select: Any = None, per_weight: bool = False) -> View | Non
         if not (per_weight or trained[i]):
             name += " (non-trainable)"
         members.setdefault(name, []).append(i)
-    frozen = _frozen(model, chosen, every, states)
     rows = tuple(
         Row(
             name=name,
             trainable=bool(trained[positions[0]]),
-            frozen=bool(frozen[positions].all()),
+            frozen=False,  # known at the first record
             parameters=sum(int(np.prod(chosen[i].weight.shape)) for i in positions),
         )
         for name, positions in members.items()
@@ -130,9 +129,7 @@ def look(model: Any, select: Any = None, per_weight: bool = False) -> View | Non
     )
 
 
-def _frozen(
-    model: Any, chosen: Sequence[Site], every: Sequence[Site], states: frozenset[int]
-) -> Mask:
+def _frozen(model: Any, view: View) -> Mask:
     """Which of the weights are meant to stay, by ``trainable`` or by a rule.
 
     State is meant to where its layer is: where all that the layer could train
@@ -144,15 +141,15 @@ def _frozen(
             by_rule |= {entry.path for entry in optimizer.assignments if entry.frozen}
     weights: dict[int, bool] = {}
     layers: dict[int, bool] = {}
-    for site in every:
+    for site in view.every:
         key, layer = id(site.weight), id(site.layer)
-        if key not in states:
+        if key not in view.states:
             weights[key] = not site.weight.trainable or site.path in by_rule
             layers[layer] = layers.get(layer, True) and weights[key]
-    for site in chosen:
-        if id(site.weight) in states:
+    for site in view.sites:
+        if id(site.weight) in view.states:
             weights[id(site.weight)] = not site.layer.trainable or layers.get(id(site.layer), False)
-    return np.array([weights[id(site.weight)] for site in chosen], dtype=bool)
+    return np.array([weights[id(site.weight)] for site in view.sites], dtype=bool)
 
 
 class Tracker:
@@ -189,7 +186,8 @@ class Tracker:
         separate = "update_ratio" in self._statistics and not moving
         self._previous = Reference.taken(view.watched) if separate else None
         self._sums = reference.measure(view.watched)
-        self._frozen = _frozen_now(model, view)
+        # Asked at a record, because an optimizer may not know its weights before the first step.
+        self._frozen: Mask | None = None
         self._moved = np.zeros(len(view.sites), bool)
 
     def record(self, step: int) -> Record:
@@ -206,7 +204,10 @@ class Tracker:
             self._previous.advance(view.watched, sums)
         elif self._moving:
             rows *= 2
-        frozen = _frozen_now(self._model, view)
+        frozen = _frozen(self._model, view)
+        if self._frozen is None:
+            self._frozen = frozen
+            view = self.view = _with_frozen(view, frozen)
         # Sums are added in one order always: those of the same values are the same.
         changed = (
             sums[:, measures.LARGEST] != 0 if self._moving else (sums != self._sums).any(axis=1)
@@ -236,6 +237,8 @@ class Tracker:
 
     def still(self, step: int) -> tuple[Alarm, ...]:
         """Rows that are trained and have not moved at any record."""
+        if self._frozen is None:
+            return ()
         free = self.view.trained & ~self._frozen
         return tuple(
             Alarm(
@@ -274,7 +277,7 @@ class Tracker:
             if before is not None:
                 sums[i], moved[i] = self._sums[before], self._moved[before]
         self._sums, self._moved = sums, moved
-        self._frozen = _frozen_now(self._model, new)
+        self._frozen = None
         self.view = new
         self.revision += 1
 
@@ -301,8 +304,11 @@ class Tracker:
         return list(found.values())
 
 
-def _frozen_now(model: Any, view: View) -> Mask:
-    return _frozen(model, view.sites, view.every, view.states)
+def _with_frozen(view: View, frozen: Mask) -> View:
+    rows = tuple(
+        replace(row, frozen=bool(frozen[view.groups == i].all())) for i, row in enumerate(view.rows)
+    )
+    return replace(view, rows=rows)
 
 
 def _signature(model: Any) -> tuple[int, ...]:

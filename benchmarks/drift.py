@@ -1,0 +1,234 @@
+"""What `WeightDrift` costs, as samples taken in pairs: ``(ours, baseline)`` in seconds.
+
+Each function takes its pair in turns, so that what else the machine does
+falls on both. Run as a script, it prints the median ratio of every case.
+"""
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+import keras_layerwise as kl
+from keras_layerwise import schema, tracking
+from keras_layerwise.drift import DEFAULT_STATISTICS
+from keras_layerwise.events import EventWriter
+from keras_layerwise.reference import Reference
+from keras_layerwise.schema import Row, Series
+
+Pairs = list[tuple[float, float]]
+MODELS = ("mlp", "mobilenet_v2", "resnet50")
+
+
+def build(name: str) -> Any:
+    """One of `MODELS`, compiled."""
+    if name == "mlp":  # 33.6M parameters
+        dense = keras.layers.Dense
+        model = keras.Sequential([keras.Input((4096,)), dense(4096), dense(4096), dense(10)])
+    else:
+        kind = {"mobilenet_v2": "MobileNetV2", "resnet50": "ResNet50"}[name]
+        model = getattr(keras.applications, kind)(
+            weights=None, classes=10, classifier_activation=None
+        )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(1e-3), loss)
+    return model
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """The time that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def paired(ours: Callable[[], Any], baseline: Callable[[], Any], count: int) -> Pairs:
+    """`count` samples of both in turns, after one of each that is not kept."""
+    ours()
+    baseline()
+    return [(seconds(ours), seconds(baseline)) for _ in range(count)]
+
+
+def tracker(model: Any, names: tuple[str, ...] = DEFAULT_STATISTICS) -> tracking.Tracker:
+    """What `WeightDrift` follows a model with."""
+    view = tracking.look(model)
+    assert view is not None
+    return tracking.Tracker(model, view, Reference.taken(view.watched), names)
+
+
+def record_against_numpy(name: str, count: int = 30) -> Pairs:
+    """One record against a NumPy sum over the weights and one over the reference."""
+    model = build(name)
+    followed = tracker(model)
+    weights = [np.array(weight) for weight in model.get_weights()]
+    copies = [weight.copy() for weight in weights]
+    return paired(
+        lambda: followed.record(0),
+        lambda: [(a.sum(), b.sum()) for a, b in zip(weights, copies, strict=True)],
+        count,
+    )
+
+
+def record_against_tensorboard(name: str, count: int = 3) -> Pairs:
+    """One record, to the file, against the weights of ``keras.callbacks.TensorBoard``."""
+    model = build(name)
+    with tempfile.TemporaryDirectory() as folder:
+        board = keras.callbacks.TensorBoard(folder, histogram_freq=1, write_graph=False)
+        board.set_model(model)
+        board.on_train_begin()
+        drift = kl.WeightDrift(Path(folder) / "ours")
+        drift.set_model(model)
+        drift.on_train_begin()
+        drift.on_epoch_begin(0)
+
+        def record() -> None:
+            model.optimizer.iterations.assign_add(1)
+            drift.on_epoch_end(0)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nothing is trained here, which is an alarm
+            pairs = paired(record, lambda: board._log_weights(1), count)
+        drift.on_train_end()
+        board.on_train_end()
+    return pairs
+
+
+def fit_with_and_without(name: str, update_freq: int, steps: int, count: int = 5) -> Pairs:
+    """``fit`` over `steps` batches of 32, with records and without."""
+    model = build(name)
+    shape = (32, *model.input_shape[1:])
+    x, y = np.zeros(shape, "float32"), np.zeros(32, "int32")
+
+    def batches() -> Iterator[tuple[Any, Any]]:
+        while True:
+            yield x, y
+
+    def fit(*callbacks: Any) -> None:
+        model.fit(batches(), steps_per_epoch=steps, verbose=0, callbacks=list(callbacks))
+
+    with tempfile.TemporaryDirectory() as folder:
+        drift = kl.WeightDrift(folder, update_freq=update_freq)
+        return paired(lambda: fit(drift), fit, count)
+
+
+def hand_over(count: int = 1000) -> list[float]:
+    """Seconds to hand over 8 statistics of 200 layers, while the writer writes."""
+    rows = tuple(Row(f"block_{i}_expand", True, False, 9) for i in range(200))
+    items = [
+        (Series("drift", rows, name, "the initial weights"), schema.drift_tag(name), np.ones(200))
+        for name in schema.STATISTICS[:8]
+    ]
+    samples = []
+    with tempfile.TemporaryDirectory() as folder:
+        writer = EventWriter(folder)
+        for step in range(count):
+            samples.append(seconds(lambda step=step: writer.vectors(items, step)))
+            time.sleep(0.001)
+        writer.close()
+    return samples
+
+
+def bytes_written() -> tuple[float, float]:
+    """Bytes a record of one vector of 200 layers, beyond 4 a value, and bytes a scalar."""
+    rows = tuple(Row(f"block_{i}_expand", True, False, 9) for i in range(200))
+    series = Series("drift", rows, "relative_l2", "the initial weights")
+    with tempfile.TemporaryDirectory() as folder:
+        writer = EventWriter(folder)
+        sizes = []
+        for work in (
+            lambda: writer.vector(series, schema.drift_tag("relative_l2"), np.ones(200), 10**6),
+            lambda: writer.scalars({f"drift/l2/{row.name}": 1.0 for row in rows}, 10**6),
+        ):
+            work()
+            writer.flush()
+            before = writer.path.stat().st_size
+            work()
+            writer.flush()
+            sizes.append(writer.path.stat().st_size - before)
+        writer.close()
+    return sizes[0] - 800, sizes[1] / 200
+
+
+def peak_memory(name: str, reference: str = "initial") -> tuple[int, int]:
+    """Bytes that records add to the process's peak, and bytes of the weights."""
+    code = f"import benchmarks.drift as d; print(*d._peak({name!r}, {reference!r}))"
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, check=True
+    ).stdout
+    added, size = map(int, output.split()[-2:])
+    return added, size
+
+
+def elements(size: int, count: int = 3) -> Pairs:
+    """One record of `size` parameters in one model of a few large weights."""
+    width = int((size / 4) ** 0.5)
+    layers = [keras.layers.Dense(width, use_bias=False) for _ in range(4)]
+    model = keras.Sequential([keras.Input((width,)), *layers])
+    followed = tracker(model)
+    weights = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+    return paired(lambda: followed.record(0), lambda: [(a.sum(), a.sum()) for a in weights], count)
+
+
+def _peak(name: str, reference: str) -> tuple[int, int]:
+    model = build(name)
+    x = np.zeros((1, *model.input_shape[1:]), "float32")
+    model.fit(x, np.zeros(1), verbose=0)
+    size = sum(int(np.prod(weight.shape)) for weight in model.weights) * 4
+    before = _high_water()
+    followed = tracker(model, DEFAULT_STATISTICS + ("update_ratio",) * (reference == "previous"))
+    for step in range(3):
+        followed.record(step)
+    return _high_water() - before, size
+
+
+def _high_water() -> int:
+    """The process's peak resident memory; what it has now where that is reset."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _median(pairs: Pairs) -> str:
+    ratio = statistics.median(ours / base for ours, base in pairs)
+    ours, base = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return f"{ratio:.3f}  ({ours * 1e3:.2f} ms, {base * 1e3:.2f} ms)"
+
+
+def main() -> None:
+    """Prints every case."""
+    for name in MODELS:
+        print(f"record / NumPy sums, {name}: {_median(record_against_numpy(name))}", flush=True)
+    for name in MODELS:
+        ratio = statistics.median(b / a for a, b in record_against_tensorboard(name))
+        print(f"TensorBoard(histogram_freq=1) / record, {name}: {ratio:.0f}", flush=True)
+    pairs = fit_with_and_without("mobilenet_v2", 100, 100, 3)
+    print(f"fit, a record each 100 steps, MobileNetV2: {_median(pairs)}", flush=True)
+    pairs = fit_with_and_without("mobilenet_v2", 1, 10)
+    print(f"fit, a record each step, MobileNetV2: {_median(pairs)}", flush=True)
+    print(f"hand over: {statistics.median(hand_over()) * 1e6:.1f} us")
+    print("bytes beyond 4 a value in a record, bytes a scalar:", bytes_written())
+    for reference in ("initial", "previous"):
+        for name in MODELS:
+            added, size = peak_memory(name, reference)
+            mib = 1 << 20
+            print(
+                f"peak, {reference}, {name}: {added / mib:.0f} MiB of {size / mib:.0f}", flush=True
+            )
+    for size in (10**7, 10**8, 10**9):
+        print(f"{size} parameters: {_median(elements(size))}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
