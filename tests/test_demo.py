@@ -1,0 +1,74 @@
+"""The demonstration runs, and shows what it measured."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_layerwise as kl
+from keras_layerwise import schema
+
+pytest.importorskip("sklearn", reason="the demonstration's digits come with scikit-learn")
+
+ROOT = Path(__file__).parent.parent
+WAYS = ["one rate for all", "head only", "layer decay", "gradual unfreezing"]
+LAYERS = ["conv_1", "conv_2", "conv_3", "dense", "head"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """What it printed, and the directory of its logs."""
+    logs = tmp_path_factory.mktemp("demo") / "logs"
+    run = subprocess.run(
+        [sys.executable, "examples/finetune_digits.py", "--quick", "--seeds=1", "--logdir", logs],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout, logs
+
+
+def table(text):
+    """The cells of each row under its first cell."""
+    lines = [line.strip("│").split("│") for line in text.splitlines() if line.startswith("│")]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def test_table_has_accuracy_drift_and_seconds_of_every_way(demo):
+    rows = table(demo[0])
+    assert rows.pop("Way") == ["Accuracy", *LAYERS, "Seconds"]
+    assert list(rows) == WAYS
+    for accuracy, *figures in rows.values():
+        mean, deviation = map(float, accuracy.split(" ± "))
+        assert 0 < mean <= 1
+        assert deviation == 0  # of one seed
+        assert all(float(figure) >= 0 for figure in figures)
+
+
+def test_drift_shows_what_each_way_does(demo):
+    rows = table(demo[0])
+    drift = {way: dict(zip(LAYERS, map(float, rows[way][1:-1]), strict=True)) for way in WAYS}
+    assert [drift["head only"][layer] for layer in LAYERS[:-1]] == [0, 0, 0, 0]
+    assert drift["head only"]["head"] > 0
+    assert 0 < drift["layer decay"]["conv_1"] < drift["one rate for all"]["conv_1"] / 3
+    assert all(drift["gradual unfreezing"].values())
+
+
+def test_output_ends_with_the_command_that_opens_the_logs(demo):
+    text, logs = demo
+    assert text.splitlines()[-1].strip() == f"tensorboard --logdir {logs}"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_run_left_a_record_and_its_charts(demo, way):
+    run = demo[1] / f"{way.replace(' ', '_')}-0"
+    record = kl.load_record(run)
+    assert record.status == "finished"
+    assert record["user"] == {"way": way, "seed": 0, "examples": 10}
+    for directory in (run, run / schema.DRIFT_DIR, run / schema.RATES_DIR):
+        assert list(directory.glob("events.out.tfevents.*")), directory
