@@ -1,18 +1,13 @@
 """One optimizer, with settings of its own for every weight.
 
 The inner Keras optimizer stays as it is and does all that it does: clipping,
-accumulation, averaging, the update itself. Three of its methods are replaced
-on the instance, so that each weight meets its own rate and decay there:
-``_backend_update_step`` receives the rates of all weights where it would have
-received one, ``update_step`` (or PyTorch's ``_parallel_update_step``) picks
-from them, and ``_apply_weight_decay`` runs once for each rate and decay.
+accumulation, averaging, the update itself. Only where it would use one rate
+for all weights, `keras_layerwise.updates` gives each its own.
 """
 
-import contextlib
-import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +15,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_layerwise import fused, selectors, structure
 from keras_layerwise import rules as rules_module
+from keras_layerwise import selectors, structure
 from keras_layerwise.errors import RuleError
 from keras_layerwise.rules import Assignment, Rule, Schedule, Setting
+from keras_layerwise.slots import Slots
+from keras_layerwise.updates import Updates
 
 _INNER_SETTINGS = (
     "weight_decay",
@@ -36,7 +33,6 @@ _INNER_SETTINGS = (
     "loss_scale_factor",
     "gradient_accumulation_steps",
 )
-_AVERAGES = "_model_variables_moving_average"
 
 
 def _of_inner(name: str) -> property:
@@ -93,14 +89,15 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     Example:
 
     >>> import keras
-    >>> model = keras.Sequential(
-    ...     [keras.Input((4,)), keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="head")]
-    ... )
+    >>> body, head = keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="head")
+    >>> model = keras.Sequential([keras.Input((4,)), body, head])
     >>> optimizer = LayerwiseOptimizer("adam", {"body": 0.1}, model=model)
     >>> model.compile(optimizer=optimizer, loss="mse")
     >>> [(a.path, round(a.learning_rate, 6)) for a in optimizer.assignments]
     [('body/kernel', 0.0001), ('body/bias', 0.0001), ('head/kernel', 0.001), ('head/bias', 0.001)]
     """
+
+    built: bool
 
     def __init__(
         self,
@@ -137,7 +134,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         self._set("_settings", [])
         self._set("_sites", ())
         self._set("_weights", [])
-        self._set("_slots", {})
+        self._set("_slots", Slots(inner, []))
+        self._set("_multipliers", None)
         self._set("_stored", None)
         self._set("_compiled", False)
         self._set("fused", fused)
@@ -177,10 +175,9 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 name="multipliers",
             ),
         )
-        self._make_slots(
-            self.inner_optimizer, [i for i, s in enumerate(settings) if s.has_slots]
-        )
-        self._replace_methods()
+        self._set("_slots", Slots(self.inner_optimizer, variables))
+        self._make_slots([i for i, setting in enumerate(settings) if setting.has_slots])
+        Updates(self.inner_optimizer, settings, self._multipliers, self.fused)
         self.built = True
         self._update_active()
 
@@ -412,7 +409,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         }
         if self._settings:
             return {**config, "assignment": [setting.to_json() for setting in self._settings]}
-        return {**config, "rules": [_rule_entry(*item) for item in self._rules.items()]}
+        return {
+            **config,
+            "rules": [rules_module.entry_to_json(*item) for item in self._rules.items()],
+        }
 
     @classmethod
     def from_config(
@@ -422,7 +422,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         inner = keras.saving.deserialize_keras_object(
             config["optimizer"], custom_objects=custom_objects
         )
-        rules = dict(_rule_of_entry(entry) for entry in config.get("rules", ()))
+        rules = dict(rules_module.entry_from_json(entry) for entry in config.get("rules", ()))
         optimizer = cls(inner, rules, name=config["name"], fused=config["fused"])
         if "assignment" in config:
             optimizer._set("_stored", [Setting.from_json(item) for item in config["assignment"]])
@@ -608,7 +608,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         missing = [p for p in self._active() if not self._settings[p].has_slots]
         if missing:
             step = int(_number(self.inner_optimizer._iterations))
-            self._make_slots(_unbuilt_copy(self.inner_optimizer), missing)
+            self._make_slots(missing)
             for position in missing:
                 self._settings[position] = replace(
                     self._settings[position], has_slots=True, first_step=step
@@ -621,17 +621,11 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     def _update_active(self) -> None:
         """Brings the inner optimizer and the compiled step in line with what is frozen."""
-        inner = self.inner_optimizer
         active = self._active()
-        was_active = inner._trainable_variables
-        now_active = [self._weights[p] for p in active]
-        # Keras averages `_trainable_variables` in step with the list of averages.
-        object.__setattr__(inner, "_trainable_variables", now_active)
-        self._set("_trainable_variables", now_active)
-        if _AVERAGES in self._slots:
-            averages = [self._slots[_AVERAGES][p] for p in active]
-            object.__setattr__(inner, _AVERAGES, averages)
-        if [id(v) for v in was_active] != [id(v) for v in now_active]:
+        before, now = self._trainable_variables, [self._weights[p] for p in active]
+        self._slots.activate(active)
+        self._set("_trainable_variables", now)
+        if [id(weight) for weight in before] != [id(weight) for weight in now]:
             self._trace_again()
 
     def _trace_again(self) -> None:
@@ -642,65 +636,22 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     def _sync(self) -> None:
         """On JAX, brings the state that training holds back into the variables."""
         model = self._model() if self._model is not None else None
-        if hasattr(model, "jax_state_sync"):
+        if model is not None and hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
 
-    # Slots.
+    # State.
 
-    def _make_slots(self, builder: Any, positions: Sequence[int]) -> None:
-        """Lets `builder` make the slots for `positions`, and gives them to the inner optimizer.
-
-        Every list in a Keras optimizer that runs parallel to the variables it
-        was built with is a list of slots. Here they run parallel to all
-        weights, with None where a weight has none.
-        """
-        inner = self.inner_optimizer
-        weights = [self._weights[p] for p in positions]
-        with _scope_of(inner):
-            builder.build(weights)
-        new = {id(variable) for variable in builder._variables}
-        for name, made in list(vars(builder).items()):
-            if not _is_slots(name, made, len(positions)):
-                continue
-            slots = self._slots.setdefault(name, [None] * len(self._weights))
-            for position, slot in zip(positions, made, strict=True):
-                slots[position] = slot
-                if builder is not inner and slot is not None and id(slot) in new:
-                    inner._track_variable(slot)
-                    if name == _AVERAGES:
-                        # An average of zeros would pull the weight towards zero.
-                        slot.assign(self._weights[position])
-            object.__setattr__(inner, name, slots)
-        indices = {inner._var_key(v): i for i, v in enumerate(self._weights)}
-        object.__setattr__(inner, "_trainable_variables_indices", indices)
+    def _make_slots(self, positions: Sequence[int]) -> None:
+        self._slots.make(positions)
         if hasattr(self, "_track_trackable"):
             for name, variable in self._state().items():
                 self._track_trackable(variable, name=name, overwrite=True)
 
     def _state(self) -> dict[str, Any]:
-        """Every variable under a name that depends only on which weights have slots."""
-        inner = self.inner_optimizer
-        tracked = {id(variable): variable for variable in inner._variables}
-        slots = {
-            f"{name.strip('_')}.{position}": slot
-            for position in range(len(self._weights))
-            for name, column in self._slots.items()
-            if (slot := column[position]) is not None and id(slot) in tracked
-        }
-        in_slots = {id(slot) for slot in slots.values()}
-        names = {
-            id(value): name.strip("_")
-            for name, value in vars(inner).items()
-            if isinstance(value, keras.Variable)
-        }
-        state = {
-            names.get(key, f"variable_{i}"): variable
-            for i, (key, variable) in enumerate(tracked.items())
-            if key not in in_slots
-        }
-        if self.__dict__.get("_multipliers") is not None:
-            state["multipliers"] = self._multipliers
-        return {**state, **slots}
+        """Every variable under its name for storing."""
+        own, slots = self._slots.state()
+        added = {} if self._multipliers is None else {"multipliers": self._multipliers}
+        return {**own, **added, **slots}
 
     def _assignment_to_text(self) -> str:
         return rules_module.settings_to_text(self._settings)
@@ -718,14 +669,14 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         own = self._settings
         missing = [i for i, s in enumerate(stored) if s.has_slots and not own[i].has_slots]
         if missing:
-            self._make_slots(_unbuilt_copy(self.inner_optimizer), missing)
+            self._make_slots(missing)
         merged = [
             replace(
                 rules_module.relocated(new, old), has_slots=new.has_slots or old.has_slots
             )
             for new, old in zip(stored, own, strict=True)
         ]  # fmt: skip
-        self._set("_settings", merged)
+        self._settings[:] = merged
         self._multipliers.assign(self._multiplier_values())
         self._update_active()
 
@@ -735,33 +686,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             if isinstance(setting.rule.multiplier, float):
                 self._change(position, multiplier=float(values[position]))
 
-    # Rates and decay.
-
     def _now(self, value: Any) -> float:
         if isinstance(value, Schedule):
             return _number(value(self.inner_optimizer._iterations))
         return float(value)
-
-    def _rates(self, learning_rate: Any) -> tuple[Any, ...]:
-        """Each weight's rate at this step, in the optimizer's order."""
-        step = self.inner_optimizer._iterations
-        dtype = self._multipliers.dtype
-        scaled = ops.unstack(
-            ops.multiply(self._multipliers, ops.cast(learning_rate, dtype)),
-            num=len(self._weights),
-        )
-        rates = list(scaled)
-        for position, setting in enumerate(self._settings):
-            rule = setting.rule
-            if isinstance(rule.multiplier, Schedule):
-                rates[position] = ops.multiply(
-                    ops.cast(rule.multiplier(step), dtype), ops.cast(learning_rate, dtype)
-                )
-            elif isinstance(rule.learning_rate, Schedule):
-                rates[position] = ops.cast(rule.learning_rate(step), dtype)
-            elif rule.learning_rate is not None:
-                rates[position] = ops.cast(rule.learning_rate, dtype)
-        return tuple(rates)
 
     def _decay_of(self, position: int) -> float | None:
         """λ of a weight, None where nothing decays it."""
@@ -769,129 +697,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         if self._weights and not inner._use_weight_decay(self._weights[position]):
             return None
         own = self._settings[position].rule.weight_decay
-        return inner.weight_decay if own is None else own
-
-    # The methods of the inner optimizer that are replaced.
-
-    def _replace_methods(self) -> None:
-        inner = self.inner_optimizer
-        replaced = {
-            "_backend_update_step": self._update_all,
-            "update_step": self._update_one,
-            "_apply_weight_decay": self._decay_all,
-        }
-        if hasattr(inner, "_parallel_update_step"):
-            replaced["_parallel_update_step"] = self._update_groups
-        self._set("_original", {name: getattr(inner, name) for name in replaced})
-        for name, method in replaced.items():
-            object.__setattr__(inner, name, method)
-
-    def _update_all(
-        self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
-    ) -> None:
-        if "_parallel_update_step" not in self._original:
-            learning_rate = (self._rates(learning_rate), self._fused_values(variables))
-        self._original["_backend_update_step"](grads, variables, learning_rate)
-
-    def _fused_values(self, variables: Sequence[Any]) -> dict[Any, Any]:
-        """What fused updates share at a step, by the step their weights count from, and dtype."""
-        inner = self.inner_optimizer
-        update = fused.update_of(inner) if self.fused else None
-        values: dict[Any, Any] = {}
-        for variable in variables if update else ():
-            first_step = self._settings[inner._get_variable_index(variable)].first_step
-            dtype = keras.backend.standardize_dtype(variable.dtype)
-            if update and dtype in update.dtypes and (first_step, dtype) not in values:
-                with self._counting_from(first_step):
-                    values[first_step, dtype] = update.per_step(inner, dtype)
-        return values
-
-    def _update_one(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        inner = self.inner_optimizer
-        position = inner._get_variable_index(variable)
-        first_step = self._settings[position].first_step
-        values = None
-        if isinstance(learning_rate, (tuple, list)):
-            rates, shared = learning_rate
-            learning_rate = rates[position]
-            values = shared.get((first_step, keras.backend.standardize_dtype(variable.dtype)))
-        if values is not None and fused.takes(variable, gradient):
-            fused.apply(inner, position, variable, gradient, learning_rate, values)
-        else:
-            with self._counting_from(first_step):
-                self._original["update_step"](gradient, variable, learning_rate)
-
-    def _update_groups(
-        self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
-    ) -> None:
-        """PyTorch's update: one fused call for each group of weights that share their settings."""
-        groups: dict[Any, list[int]] = {}
-        for i, variable in enumerate(variables):
-            setting = self._settings[self.inner_optimizer._get_variable_index(variable)]
-            key = (setting.rule.multiplier, setting.rule.learning_rate, setting.first_step)
-            groups.setdefault(key, []).append(i)
-        shared = self._state_per_call()
-        before = [(variable, ops.copy(variable)) for variable in shared] if len(groups) > 1 else []
-        for (multiplier, own_rate, first_step), members in groups.items():
-            for variable, value in before:
-                variable.assign(value)
-            rate = self._group_rate(multiplier, own_rate, learning_rate)
-            with self._counting_from(first_step):
-                self._original["_parallel_update_step"](
-                    [grads[i] for i in members], [variables[i] for i in members], rate
-                )
-
-    def _state_per_call(self) -> list[Any]:
-        """Variables that PyTorch's update changes once a call: each group has to meet them anew."""
-        product = getattr(self.inner_optimizer, "_u_product", None)
-        return [] if product is None else [product]
-
-    def _group_rate(self, multiplier: Any, own_rate: Any, learning_rate: Any) -> Any:
-        step = self.inner_optimizer._iterations
-        if own_rate is not None:
-            return own_rate(step) if isinstance(own_rate, Schedule) else own_rate
-        if multiplier is None or multiplier == 1.0:
-            return learning_rate
-        if isinstance(multiplier, Schedule):
-            multiplier = multiplier(step)
-        return ops.multiply(learning_rate, multiplier)
-
-    def _decay_all(self, variables: Sequence[Any]) -> None:
-        if all(self._decay_of(i) is None for i in range(len(self._weights))) and not hasattr(
-            self.inner_optimizer, "adam_weight_decay"
-        ):
-            return
-        inner = self.inner_optimizer
-        in_groups = "_parallel_update_step" in self._original
-        learning_rate = inner.learning_rate
-        rates = () if in_groups else self._rates(learning_rate)
-        groups: dict[Any, list[Any]] = {}
-        for variable in variables:
-            if not inner._use_weight_decay(variable):  # Keras on PyTorch decays no empty list
-                continue
-            position = inner._get_variable_index(variable)
-            rule = self._settings[position].rule
-            rate_key = (rule.multiplier, rule.learning_rate) if in_groups else position
-            groups.setdefault((rate_key, rule.weight_decay), []).append(variable)
-        for (rate_key, decay), members in groups.items():
-            rate = (
-                self._group_rate(*rate_key, learning_rate) if in_groups else rates[rate_key]
-            )
-            _view(inner, self._original, rate, decay)._apply_weight_decay(members)
-
-    @contextlib.contextmanager
-    def _counting_from(self, first_step: int) -> Iterator[None]:
-        """Lets the inner optimizer see the steps since `first_step`."""
-        inner = self.inner_optimizer
-        if not first_step:
-            yield
-            return
-        iterations = inner._iterations
-        object.__setattr__(inner, "_iterations", ops.subtract(iterations, first_step))
-        try:
-            yield
-        finally:
-            object.__setattr__(inner, "_iterations", iterations)
+        decay: float | None = inner.weight_decay if own is None else own
+        return decay
 
 
 for _name in _INNER_SETTINGS:
@@ -943,51 +750,6 @@ def _inner_optimizer(optimizer: Any) -> Any:
     return optimizer
 
 
-def _is_slots(name: str, value: Any, count: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == count > 0
-        and name not in ("_variables", "_trainable_variables")
-        and all(item is None or isinstance(item, keras.Variable) for item in value)
-    )
-
-
-def _unbuilt_copy(optimizer: Any) -> Any:
-    with _scope_of(optimizer):
-        return type(optimizer).from_config(optimizer.get_config())
-
-
-def _scope_of(optimizer: Any) -> Any:
-    """The distribution strategy that the optimizer's variables belong to, on TensorFlow."""
-    strategy = getattr(optimizer, "_distribution_strategy", None)
-    if strategy is None:
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    # A replica is in its strategy already, and cannot enter it a second time.
-    entered = tf.distribute.get_strategy() is strategy
-    return contextlib.nullcontext() if entered else strategy.scope()
-
-
-def _view(
-    optimizer: Any, replaced: Iterable[str], learning_rate: Any, weight_decay: float | None
-) -> Any:
-    """`optimizer` as it was, with another rate, and another decay where one is given.
-
-    A view, because TensorFlow lets its replicas take turns in the middle of
-    the decay: what one sets and restores on the optimizer, the next would see.
-    """
-    values = {name: value for name, value in vars(optimizer).items() if name not in replaced}
-    values["_learning_rate"] = learning_rate
-    if weight_decay is not None:
-        values["weight_decay"] = weight_decay
-        if hasattr(optimizer, "adam_weight_decay"):
-            values["adam_weight_decay"] = weight_decay
-    view = object.__new__(type(optimizer))
-    vars(view).update(values)
-    return view
-
-
 def _number(value: Any) -> float:
     return float(ops.convert_to_numpy(value))
 
@@ -1005,7 +767,7 @@ def _checkpointed_assignment(owner: LayerwiseOptimizer) -> Any:
     """What ``tf.train.Checkpoint`` stores of the assignment beside the variables."""
     import tensorflow as tf
 
-    class State(tf.train.experimental.PythonState):  # type: ignore[misc]
+    class State(tf.train.experimental.PythonState):
         def serialize(self) -> str:
             return owner._assignment_to_text()
 
@@ -1013,30 +775,3 @@ def _checkpointed_assignment(owner: LayerwiseOptimizer) -> Any:
             owner._assignment_from_text(bytes(string_value).decode())
 
     return State()
-
-
-def _rule_entry(selector: Any, rule: Rule) -> dict[str, Any]:
-    """A rule whose weights are not known yet, as plain values."""
-    entry: dict[str, Any] = {"rule": rules_module.rule_to_json(rule)}
-    if isinstance(selector, str):
-        return {**entry, "name": selector}
-    if hasattr(selector, "fullmatch"):
-        return {**entry, "pattern": selector.pattern, "flags": selector.flags}
-    if selectors.is_layer(selector):
-        return {**entry, "name": selector.name}
-    raise RuleError(
-        f"The rule for {selectors.label(selector)!r} cannot be stored before the model's weights "
-        "are known. Build the model first."
-    )
-
-
-def _rule_of_entry(entry: Any) -> tuple[Any, Rule]:
-    try:
-        rule = rules_module.rule_from_json(entry["rule"])
-        if "pattern" in entry:
-            return re.compile(entry["pattern"], entry["flags"]), rule
-        if isinstance(entry["name"], str):
-            return entry["name"], rule
-        raise TypeError("a layer's name is text")
-    except Exception as error:
-        raise RuleError(f"Not a stored rule: {entry!r:.300}. ({error})") from error

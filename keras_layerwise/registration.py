@@ -41,7 +41,7 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
                 execute(keras)
                 _import(self.module)
 
-            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign, assignment]
         return spec
 
 

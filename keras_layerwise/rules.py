@@ -1,6 +1,7 @@
 """Rules, and what they come to for each weight of a model."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -337,4 +338,33 @@ def _value_from_json(value: Any) -> Any:
             f"The stored schedule {name!r} of {module!r} is neither Keras's nor registered. "
             "Register its class with keras.saving.register_keras_serializable before loading."
         )
-    return found.from_config(dict(value["config"]))
+    schedule: type[Any] = found
+    return schedule.from_config(dict(value["config"]))
+
+
+def entry_to_json(selector: Any, rule: Rule) -> dict[str, Any]:
+    """A rule whose weights are not known yet, as plain values."""
+    entry: dict[str, Any] = {"rule": rule_to_json(rule)}
+    if isinstance(selector, str):
+        return {**entry, "name": selector}
+    if hasattr(selector, "fullmatch"):
+        return {**entry, "pattern": selector.pattern, "flags": selector.flags}
+    if selectors.is_layer(selector):
+        return {**entry, "name": selector.name}
+    raise RuleError(
+        f"The rule for {selectors.label(selector)!r} cannot be stored before the model's weights "
+        "are known. Build the model first."
+    )
+
+
+def entry_from_json(entry: Any) -> tuple[Any, Rule]:
+    """Reads `entry_to_json` back."""
+    try:
+        rule = rule_from_json(entry["rule"])
+        if "pattern" in entry:
+            return re.compile(entry["pattern"], entry["flags"]), rule
+        if isinstance(entry["name"], str):
+            return entry["name"], rule
+        raise TypeError("a layer's name is text")
+    except Exception as error:
+        raise RuleError(f"Not a stored rule: {entry!r:.300}. ({error})") from error

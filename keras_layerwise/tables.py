@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import rich.box
 import rich.console
@@ -23,7 +23,7 @@ def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     """
     table = rich.table.Table(box=rich.box.SQUARE, header_style="bold", show_lines=False)
     for column in columns:
-        justify = "right" if column.startswith("#") else "left"
+        justify: Literal["left", "right"] = "right" if column.startswith("#") else "left"
         heading = rich.markup.escape(column.removeprefix("#"))
         table.add_column(heading, justify=justify, overflow="fold", max_width=60)
     for row in rows:
