@@ -41,7 +41,8 @@ class WeightDrift(keras.callbacks.Callback):
     Args:
         log_dir: the run's directory.
         reference: ``"initial"``: the weights when the run began, also when it
-            is resumed (they are kept in ``<log_dir>/drift``); ``"previous"``:
+            is resumed (they are kept in ``<log_dir>/drift``, except of a model
+            whose shards lie in several processes); ``"previous"``:
             the weights at the previous record; a ``.weights.h5`` or ``.keras``
             file; another model; or a list of arrays, one for each watched
             weight or for each weight of the model.
@@ -323,11 +324,11 @@ class WeightDrift(keras.callbacks.Callback):
 
     def _keep(self, tracker: Tracker) -> None:
         """Writes the reference for a resumed run, without holding up this one."""
-        if not is_chief():
+        reference, view, about = tracker.reference, tracker.view, self._about
+        if not (is_chief() and reference.is_whole(view.watched)):
             return
         if self._saving is not None:
             self._saving.join()
-        reference, view, about = tracker.reference, tracker.view, self._about
 
         def save() -> None:
             try:

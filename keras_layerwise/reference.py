@@ -111,6 +111,11 @@ class Reference:
         parts = [_host(w.array).reshape(-1) - _host(r.array).reshape(-1) for w, r in pairs]
         return np.concatenate(parts) if parts else np.zeros(0)
 
+    def is_whole(self, watched: Watched) -> bool:
+        """Whether this process holds all of the reference, rather than some shards."""
+        sizes = [sum(int(np.prod(p.array.shape)) for p in pieces) for pieces in self.pieces]
+        return sizes == [int(np.prod(variable.shape)) for variable in watched.variables]
+
     def save(self, path: Path, watched: Watched, paths: Sequence[str], about: str) -> None:
         """Writes the reference to a file, which is there whole or not at all.
 

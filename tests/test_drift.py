@@ -11,7 +11,7 @@ from test_events import read
 from test_statistics import by_definition
 
 import keras_layerwise as kl
-from keras_layerwise import schema
+from keras_layerwise import reference, schema, statistics
 from keras_layerwise.schema import STATISTICS, Series
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
@@ -640,3 +640,23 @@ def test_the_model_trains_as_it_would_without(tmp_path):
         results.append(model.get_weights())
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_accelerators_compute_is_what_the_processor_does(monkeypatch):
+    # The code for weights on an accelerator, run where the tests are.
+    monkeypatch.setattr(reference, "_CHUNK", 100)
+    random = np.random.default_rng(0)
+    weights = [random.normal(3, 1, shape).astype("float32") for shape in [(7, 50), (3,)]]
+    others = [w + random.normal(size=w.shape).astype("float32") for w in weights]
+    weights[1][0] = np.inf
+    pairs = [
+        tuple(map(keras.ops.convert_to_tensor, pair)) for pair in zip(weights, others, strict=True)
+    ]
+    found = reference._on_devices(pairs)
+    expected = statistics.measure(weights, others)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    assert found[1, statistics.NONFINITE] == 1
+    copied = reference._copied(reference.Piece(pairs[0][0], ())).array
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(copied), weights[0])
+    placed = reference._placed(reference.Piece(pairs[0][0], ()), others[0]).array
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(placed), others[0])
