@@ -171,6 +171,10 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         """
         self._note_results(logs or {})
         self._check()
+        try:
+            save_record(self.record, self.log_dir)
+        except OSError as error:
+            warnings.warn(f"The record is behind: {error}. Training goes on.", stacklevel=2)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Reads everything once more, and completes the record."""

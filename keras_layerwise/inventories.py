@@ -86,7 +86,8 @@ class Names:
         layers: each layer below the model by its path, in the model's order.
         paths: those paths by ``id(layer)``.
         sites: ``(path, site)`` of every weight.
-        renamed: path in the record to path in this process, where they differ.
+        weights: path in this process to path in the record, of each weight.
+        renamed: path in the record to path in this process, of each layer where they differ.
     """
 
     def __init__(self, model: Any) -> None:
@@ -119,6 +120,8 @@ class Names:
             used[path] += 1
             path = path if used[path] == 1 else f"{path}#{used[path]}"
             self.sites.append((path, site))
+            # An optimizer that was built before it knew its model has Keras's own paths.
+            self.weights.setdefault(getattr(site.weight, "path", site.path), path)
             self.weights[site.path] = path
 
     def stable_label(self, text: str | None) -> str | None:

@@ -298,10 +298,14 @@ def _copy(old: Any, new: Any, layer: Any, undo: list[Callable[[], None]], attrib
                 _give_generator(layer, name, value, undo)
         elif _is_setting(name, value, attribute) and not _equal(vars(old).get(name), value):
             _put(layer, name, value, undo)
+    stem, _, asked = attribute.rpartition("_")
     for before, after, weight in zip(_own(old), _own(new), _own(layer), strict=True):
         for name in ("regularizer", "constraint"):
-            if not _equal(getattr(before, name), getattr(after, name)):
-                _put(weight, name, getattr(after, name), undo)
+            value = getattr(after, name)
+            # The layer's attribute may have been assigned before, without effect on the weight.
+            late = name == asked and weight.name.startswith(stem)
+            if not _equal(getattr(weight if late else before, name), value):
+                _put(weight, name, value, undo)
     parts = (structure.sublayers(part) for part in (old, new, layer))
     for before, after, part in zip(*parts, strict=True):
         _copy(before, after, part, undo, attribute)

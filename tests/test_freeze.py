@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import keras_layerwise as kl
+from keras_layerwise import freeze
 from keras_layerwise.inventories import weights_fingerprint
 from keras_layerwise.record import RecordError, load_record
 
@@ -336,7 +337,7 @@ model.train_on_batch(x, y)
 @pytest.mark.parametrize(
     ("action", "loop", "status"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", FIT, "running"),
+        ("os.kill(os.getpid(), signal.SIGKILL) if epoch else None", FIT, "running"),
         ("os.kill(os.getpid(), signal.SIGINT)", FIT, "failed"),
         ("sys.exit(3)", FIT, "failed"),
         ("pass", LOOP, "failed"),
@@ -352,6 +353,7 @@ def test_a_process_that_ends_in_mid_training(tmp_path, action, loop, status):
     if status == "running":
         assert done.returncode == -signal.SIGKILL
         assert record.ended is None
+        assert "loss" in record.results["final"]
 
 
 def test_a_loop_that_ends_without_a_word_is_closed_by_the_next(tmp_path):
@@ -378,6 +380,20 @@ def test_what_cannot_be_kept_is_refused_by_the_constructor(tmp_path):
         kl.FreezeHyperparameters(tmp_path, ignore="a")
     with pytest.raises(RuntimeError, match="before training"):
         _ = kl.FreezeHyperparameters(tmp_path).record
+
+
+def test_a_disk_that_fails_in_mid_run_does_not_end_training(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="No space left"):
+        fit(
+            build(),
+            At(0, lambda _: patch.setattr(freeze, "save_record", full)),
+            kl.FreezeHyperparameters(tmp_path),
+            At(1, lambda _: patch.undo()),
+        )
+    assert load_record(tmp_path).status == "finished"
 
 
 def test_a_damaged_record_is_not_written_over(tmp_path):
