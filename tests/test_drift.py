@@ -159,12 +159,12 @@ def references(model, tmp_path):
 def test_files_models_and_arrays_are_references_and_leave_the_model_as_it_is(tmp_path):
     other = classifier()
     fit(other)
-    for i, reference in enumerate(references(other, tmp_path)):
+    for i, given in enumerate(references(other, tmp_path)):
         model = classifier()
         model.set_weights([w + 0.5 for w in model.get_weights()])
         fit(model, epochs=1)
         before, state = model.get_weights(), [host(v) for v in model.optimizer.variables]
-        drift = kl.WeightDrift(tmp_path / str(i), reference, select="body")
+        drift = kl.WeightDrift(tmp_path / str(i), given, select="body")
         drift.set_model(model)
         drift.on_train_begin()
         drift.on_epoch_begin(0)
@@ -204,8 +204,8 @@ def test_a_reference_that_does_not_fit_names_the_weight_and_both_shapes(tmp_path
     before = model.get_weights()
     with pytest.raises(ValueError, match="body/kernel") as caught:
         fit(model, kl.WeightDrift(tmp_path / "run", reference))
-    assert "(4, 6)" in str(caught.value)
-    assert "(4, 7)" in str(caught.value)
+    assert "4, 6" in str(caught.value)
+    assert "4, 7" in str(caught.value)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -256,6 +256,8 @@ def test_select_narrows_and_says_when_it_picks_nothing(tmp_path):
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
 @pytest.mark.parametrize("eager", [False, True])
 def test_records_come_every_so_many_steps_of_the_optimizer(tmp_path, steps_per_execution, eager):
+    if steps_per_execution > 1 and keras.backend.backend() == "torch":
+        pytest.skip("Keras has no steps_per_execution on PyTorch")
     model = classifier()
     model.compile("sgd", "mse", run_eagerly=eager, steps_per_execution=steps_per_execution)
     drift = kl.WeightDrift(tmp_path, update_freq=4)
@@ -489,8 +491,8 @@ def test_a_frozen_layer_that_keeps_still_is_none_whatever_the_reference(tmp_path
     model = classifier()
     model.get_layer("body").trainable = False
     model.compile("sgd", "mse")
-    for reference in ["initial", "previous", other]:
-        assert alarms_of(lambda r=reference: fit(model, kl.WeightDrift(tmp_path, r))) == []
+    for given in ["initial", "previous", other]:
+        assert alarms_of(lambda r=given: fit(model, kl.WeightDrift(tmp_path, r))) == []
 
 
 def test_moving_statistics_of_a_layer_frozen_by_a_rule_are_an_alarm(tmp_path):
@@ -649,12 +651,11 @@ def test_what_accelerators_compute_is_what_the_processor_does(monkeypatch):
     weights = [random.normal(3, 1, shape).astype("float32") for shape in [(7, 50), (3,)]]
     others = [w + random.normal(size=w.shape).astype("float32") for w in weights]
     weights[1][0] = np.inf
-    pairs = [
-        tuple(map(keras.ops.convert_to_tensor, pair)) for pair in zip(weights, others, strict=True)
-    ]
+    tensors = [[keras.ops.convert_to_tensor(a) for a in arrays] for arrays in (weights, others)]
+    pairs = list(zip(*tensors, strict=True))
     found = reference._on_devices(pairs)
     expected = statistics.measure(weights, others)
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-4)
     assert found[1, statistics.NONFINITE] == 1
     copied = reference._copied(reference.Piece(pairs[0][0], ())).array
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(copied), weights[0])
