@@ -24,7 +24,7 @@ from keras_layerwise.tab.plugin import LayerwiseLoader
 from keras_layerwise.tab.reading import merge_rows
 
 LAYERS = rows("embed", HOSTILE, "head", frozen=["embed"])
-STEPS = list(range(0, 3000))
+STEPS = list(range(3000))
 ALARM = schema.alarm("frozen_moved", "embed", 700, "embed is frozen, but moved")
 
 

@@ -3,9 +3,12 @@
 import csv
 import itertools
 import json
+import os
 import re
+import shutil
 import threading
 import urllib.parse
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,34 +23,36 @@ pytestmark = pytest.mark.skipif(
     tab_browser.CHROMIUM is None, reason="looks at the page in Chromium, which is not installed"
 )
 
+FULL, DECAY = "full-rate", "layer-decay"
+ONE, BOTH = json.dumps([FULL]), json.dumps([FULL, DECAY])
 STEPS = list(range(0, 1001, 20))
 NAMES = ["stem", "block_1", HOSTILE, "head"]
 
 
-def fitted(log_dir, rate, epochs=4):
-    """A short training with all three callbacks; returns its WeightDrift."""
+def fitted(log_dir, rules, rate=0.01):
+    """A short training with all callbacks; returns its WeightDrift."""
     keras.utils.set_random_seed(1)
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            keras.layers.Dense(8, name="stem"),
-            keras.layers.BatchNormalization(name="norm"),
-            keras.layers.Dense(8, name="body", kernel_regularizer="l2"),
-            keras.layers.Dense(1, name="head"),
-        ]
-    )
-    rules = {"stem": kl.Rule(frozen=True), "body": 0.5}
-    optimizer = kl.LayerwiseOptimizer(keras.optimizers.Adam(rate), rules, model=model)
+    layers = [keras.Input((6,)), keras.layers.Dense(16, "relu", name="stem")]
+    layers += [keras.layers.BatchNormalization(name="stem_norm")]
+    for i in range(1, 7):
+        layers.append(keras.layers.Dense(16, "relu", name=f"block_{i}", kernel_regularizer="l2"))
+    layers += [keras.layers.BatchNormalization(name="norm"), keras.layers.Dense(1, name="head")]
+    model = keras.Sequential(layers)
+    # The norm's averages move although it is frozen: what the alarms are for.
+    frozen = {"stem": kl.Rule(frozen=True), "stem_norm": kl.Rule(frozen=True)}
+    optimizer = kl.LayerwiseOptimizer(keras.optimizers.Adam(rate), frozen | rules, model=model)
     model.compile(optimizer, "mse")
     drift = kl.WeightDrift(log_dir, update_freq=2)
     callbacks = [
         drift,
         kl.LearningRateMonitor(log_dir),
-        kl.FreezeHyperparameters(log_dir, {"rate": rate}),
-        kl.GradualUnfreeze({2: "stem"}),
+        kl.FreezeHyperparameters(log_dir, {"task": "sum", "multipliers": len(rules)}),
+        kl.GradualUnfreeze({8: "stem"}),
+        keras.callbacks.LearningRateScheduler(lambda epoch: rate * 0.9**epoch),
     ]
     x = np.random.default_rng(0).normal(size=(64, 6)).astype("f4")
-    model.fit(x, x.sum(1, keepdims=True), 16, epochs, verbose=0, callbacks=callbacks)
+    with pytest.warns(UserWarning, match="is frozen and has moved"):
+        model.fit(x, x.sum(1, keepdims=True), 16, 20, verbose=0, callbacks=callbacks)
     return drift
 
 
@@ -55,8 +60,10 @@ def fitted(log_dir, rate, epochs=4):
 def logs(tmp_path_factory):
     """Two runs from ``fit``, and one that was written to show every kind of mark."""
     root = tmp_path_factory.mktemp("logs")
+    decay = {f"block_{i}": 0.5 ** (7 - i) for i in range(1, 7)}
     histories = {
-        name: fitted(root / name, rate).history for name, rate in [("a", 0.01), ("b", 0.1)]
+        name: fitted(root / name, rules).history
+        for name, rules in [(FULL, {"block_6": 0.5}), (DECAY, decay)]
     }
     values = growing(STEPS, len(NAMES))
     values[:, 0] = np.where(np.array(STEPS) < 500, 0, values[:, 0])
@@ -141,8 +148,8 @@ def point_at(page, tab, row, column, rows, columns, panel=0):
 
 class TestPictures:
     def test_the_number_in_the_hover_is_the_number_in_the_history(self, page, board, logs):
-        history = logs[1]["a"]
-        tab = opened(page, board, runs='["a"]', stat="l2")
+        history = logs[1][FULL]
+        tab = opened(page, board, runs=ONE, stat="l2")
         layers, steps = history["layers"], history["step"]
         row, column = layers.index("head"), 3
         point_at(page, tab, row, column, len(layers), len(steps))
@@ -155,13 +162,13 @@ class TestPictures:
         assert shown != 0
 
     def test_layers_are_in_the_models_order_and_marked(self, page, board, logs):
-        tab = opened(page, board, runs='["a"]')
+        tab = opened(page, board, runs=ONE)
         tab.locator("#table summary").click()
         names = tab.locator("#tables tbody th").all_inner_texts()
-        assert names == logs[1]["a"]["layers"]
-        states = dict(zip(names, tab.locator("#tables tbody td:nth-child(2)").all_inner_texts()))
-        assert states["head"] == "trainable"
-        assert "non-trainable weights" in states.values()
+        assert names == logs[1][FULL]["layers"]
+        states = tab.locator("#tables tbody td:nth-child(2)").all_inner_texts()
+        assert states[names.index("head")] == "trainable"
+        assert "non-trainable weights" in states
 
     def test_alarms_are_seen_at_a_glance_and_lead_to_their_layer(self, page, board, logs):
         tab = opened(page, board, runs=json.dumps([logs[2]]))
@@ -190,12 +197,12 @@ class TestPictures:
         assert len(seen) == 4
 
     def test_several_runs_share_one_scale(self, page, board):
-        tab = opened(page, board, runs='["a", "b"]')
+        tab = opened(page, board, runs=BOTH)
         assert tab.locator("#heatmap .heatmaplayer image, #heatmap g.hm image").count() == 2
         assert tab.locator("#heatmap .colorbar").count() == 1
 
     def test_the_filter_narrows_the_rows(self, page, board):
-        tab = opened(page, board, runs='["a"]')
+        tab = opened(page, board, runs=ONE)
         settle(tab, lambda: tab.locator("#layer-filter").fill("HEA"))
         assert tab.locator("#layer-count").inner_text().startswith("1 of ")
         assert tab.locator("#heatmap .ytick").all_text_contents() == ["head"]
@@ -217,22 +224,24 @@ class TestLines:
         assert tab.locator("#lines").is_hidden()
 
     def test_a_layer_can_be_added_by_its_name(self, page, board):
-        tab = opened(page, board, runs='["a", "b"]')
+        tab = opened(page, board, runs=BOTH)
         tab.locator("#add-layer").fill("head")
         settle(tab, lambda: tab.locator("#add-layer").press("Enter"))
         assert tab.locator("#lines .legend .traces").count() == 2
 
     def test_the_rates_are_those_of_the_optimizer(self, page, board):
-        tab = opened(page, board, runs='["a"]', layers='["head", "body"]')
-        traces = tab.locator("#lines").evaluate(
-            "chart => chart.data.filter(t => t.yaxis === 'y2').map(t => t.y.at(-1))"
+        tab = opened(page, board, runs=ONE, layers='["head", "block_6", "stem"]')
+        head, half, stem = tab.locator("#lines").evaluate(
+            "chart => chart.data.filter(t => t.yaxis === 'y2').map(t => [t.y[0], t.y.at(-1)])"
         )
-        assert traces == [np.float32(0.01), np.float32(0.005)]
+        assert head == [np.float32(0.01), pytest.approx(0.01 * 0.9**19)]
+        assert half == [np.float32(0.005), pytest.approx(0.005 * 0.9**19)]
+        assert stem == [0, pytest.approx(0.01 * 0.9**19)]
 
 
 class TestHyperparameters:
     def test_runs_are_side_by_side_with_what_differs_on_top(self, page, board):
-        tab = opened(page, board, runs='["a", "b"]')
+        tab = opened(page, board, runs=BOTH)
         sections = tab.locator("#hyperparameters details")
         assert [s.get_attribute("data-key") for s in sections.all()][:2] == ["run", "differs"]
         differing = tab.locator("#hyperparameters details[data-key=differs] tbody tr")
@@ -240,19 +249,19 @@ class TestHyperparameters:
             row.locator("th").inner_text(): row.locator("td").all_inner_texts()
             for row in differing.all()
         }
-        assert table["user/rate"] == ["0.01", "0.1"]
+        assert table["user/multipliers"] == ["1", "6"]
         run = tab.locator("#hyperparameters details[data-key=run]")
         assert run.locator(".badge.finished").count() == 2
         assert run.locator(".badge.same", has_text="same start as").count() == 2
         assert run.locator(".badge.same", has_text="same result as").count() == 0
 
     def test_one_run_is_grouped_as_in_the_inventory(self, page, board):
-        tab = opened(page, board, runs='["a"]')
+        tab = opened(page, board, runs=ONE)
         keys = [s.get_attribute("data-key") for s in tab.locator("#hyperparameters details").all()]
         assert keys == ["run", "user", "training", "regularization", "architecture", "runtime"]
         architecture = tab.locator("#hyperparameters details[data-key=architecture]")
         architecture.locator("summary").click()
-        assert "body" in architecture.locator("table").inner_text()
+        assert "block_3" in architecture.locator("table").inner_text()
 
 
 class TestTensorBoard:
@@ -279,17 +288,15 @@ class TestTensorBoard:
         tab = opened(page, board)
         settle(tab, lambda: tab.locator("#statistic").select_option("cosine"))
         settle(tab, lambda: tab.get_by_text("Logarithmic", exact=True).click())
-        settle(tab, lambda: tab.locator("#runs label", has_text=re.compile("^b")).click())
+        settle(tab, lambda: tab.locator("#runs label", has_text=DECAY).click())
         kept = chosen(page)
         assert (kept["stat"], kept["scale"]) == ("cosine", "log")
-        assert "b" not in json.loads(kept["runs"])
+        assert DECAY not in json.loads(kept["runs"])
         page.reload()
         tab = tab_browser.tab(page)
         assert tab.locator("#statistic").input_value() == "cosine"
         assert tab.locator("input[value=log]").is_checked()
-        assert (
-            not tab.locator("#runs label", has_text=re.compile("^b")).locator("input").is_checked()
-        )
+        assert not tab.locator("#runs label", has_text=DECAY).locator("input").is_checked()
         page.get_by_role("tab", name="Text").click()
         page.get_by_role("tab", name="Layerwise").click()
         tab_browser.wait_for(lambda: chosen(page) == kept, "the choices in the address")
@@ -398,21 +405,39 @@ class TestFiles:
             assert int.from_bytes(content[16:20]) > 1000  # pixels across
 
     def test_the_data_can_be_saved(self, page, board, logs, tmp_path):
-        tab = opened(page, board, runs='["a", "b"]', stat="l2")
+        tab = opened(page, board, runs=BOTH, stat="l2")
         with page.expect_download() as saved:
             tab.locator("#drift-csv").click()
         saved.value.save_as(tmp_path / "data.csv")
         with (tmp_path / "data.csv").open(newline="") as file:
             lines = list(csv.reader(file))
-        history = logs[1]["b"]
+        history = logs[1][DECAY]
         assert lines[0] == ["run", "step", *history["layers"]]
-        assert lines[-1][:2] == ["b", str(history["step"][-1])]
+        assert lines[-1][:2] == [DECAY, str(history["step"][-1])]
         np.testing.assert_array_equal(np.array(lines[-1][2:], "f4"), history["l2"][-1].astype("f4"))
+
+
+class TestScreenshot:
+    """The README's: ``KERAS_LAYERWISE_SCREENSHOT=docs/tab.png pytest -k Screenshot``."""
+
+    def test_the_page_as_the_readme_shows_it(self, page, logs, tmp_path):
+        for name in (FULL, DECAY):
+            shutil.copytree(logs[0] / name, tmp_path / "logs" / name)
+        page.set_viewport_size({"width": 1360, "height": 1180})
+        with tab_browser.tensorboard(tmp_path / "logs") as board:
+            choices = {"runs": BOTH, "scale": "log", "layers": '["stem", "block_3", "head"]'}
+            tab = opened(page, board, **choices)
+            tab.locator("#heatmap .heatmaplayer image").nth(1).wait_for()
+            point_at(page, tab, 3, 25, 12, 40)
+            tab.locator("#tooltip").wait_for()
+            path = os.environ.get("KERAS_LAYERWISE_SCREENSHOT", tmp_path / "tab.png")
+            page.screenshot(path=path)
+        assert Path(path).stat().st_size > 50_000
 
 
 class TestAccess:
     def test_keys_alone_reach_layers_and_statistics(self, page, board):
-        tab = opened(page, board, runs='["a"]')
+        tab = opened(page, board, runs=ONE)
         tab.locator("#statistic").focus()
         settle(tab, lambda: page.keyboard.press("ArrowDown"))
         tab.locator("#table summary").focus()
@@ -440,8 +465,8 @@ class TestAccess:
         assert "table below" in label
 
     def test_the_table_has_the_pictures_values(self, page, board, logs):
-        history = logs[1]["a"]
-        tab = opened(page, board, runs='["a"]', stat="l2")
+        history = logs[1][FULL]
+        tab = opened(page, board, runs=ONE, stat="l2")
         tab.locator("#table summary").click()
         last = tab.locator("#tables tbody tr td:last-child").all_inner_texts()
         assert [np.float32(text) for text in last] == history["l2"][-1].astype("f4").tolist()

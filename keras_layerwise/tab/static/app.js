@@ -18,7 +18,7 @@ const IDLE = 400; // milliseconds at rest before every record is read
 const DEFAULTS = { runs: "", stat: "", scale: "linear", relative: "all", layers: "[]", filter: "", runfilter: "" };
 
 let choices = { ...DEFAULTS };
-let runs = [];
+let runs = null; // until the first answer
 let look = theme(false);
 let cellAt = null;
 let drawn = null; // what the picture shows: {panels, rows, scale, statistic}
@@ -152,6 +152,7 @@ async function matricesOf(chosen, topic, columns, quick, problems) {
 }
 
 async function refresh() {
+  if (!runs) return;
   const mine = ++turn;
   showControls();
   const chosen = chosenRuns();
@@ -446,7 +447,7 @@ async function load() {
     showProblems([`The runs can not be read: ${error.message}`]);
     return;
   }
-  if (!turn || JSON.stringify(runs) !== before) await refresh();
+  if (JSON.stringify(runs) !== before) await refresh();
 }
 
 function takeAddress() {
@@ -494,13 +495,14 @@ function connect() {
   byId("lines-png").addEventListener("click", () => saveImage(byId("lines"), `layerwise-${drawn.statistic}-layers.png`));
   byId("table").addEventListener("toggle", showTables);
   window.addEventListener("scroll", hideTooltip, { passive: true });
-  let width = byId("heatmap").clientWidth;
+  const main = document.querySelector("main");
+  let width = main.clientWidth;
   const resized = soon(refresh);
   new ResizeObserver(() => {
-    const now = document.querySelector("main").clientWidth;
-    if (now && now !== width) resized();
-    width = now || width;
-  }).observe(document.querySelector("main"));
+    if (!main.clientWidth || main.clientWidth === width) return; // hidden, or only taller
+    width = main.clientWidth;
+    resized();
+  }).observe(main);
 }
 
 export async function start(ready) {
@@ -511,7 +513,7 @@ export async function start(ready) {
   onTheme((dark) => {
     look = theme(dark);
     document.documentElement.classList.toggle("dark", dark);
-    if (runs.length) refresh();
+    refresh();
   });
   onAddress(() => {
     if (Object.keys(readChoices()).length) {

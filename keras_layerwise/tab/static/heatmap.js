@@ -97,7 +97,7 @@ export async function drawHeatmap(chart, { panels, rows, scale, selected, look, 
   const shown = rows.map((name) => prefix(name) + shortened(name, LABEL, LABEL_WIDTH - 44));
   const urgent = rows.flatMap((name, i) => (selected.has(name) || alarmed.has(name) ? [i] : []));
   const tickvals = labelled(rows, inner, urgent);
-  const left = 14 + Math.max(40, ...tickvals.map((i) => textWidth(shown[i], LABEL)));
+  const left = 18 + Math.max(40, ...tickvals.map((i) => textWidth(shown[i], LABEL)));
   const ticktext = tickvals.map((i) => (selected.has(rows[i]) ? `<b>${plain(shown[i])}</b>` : plain(shown[i])));
 
   const total = width - left - SCALE_WIDTH;
@@ -160,6 +160,7 @@ export async function drawHeatmap(chart, { panels, rows, scale, selected, look, 
       ticktext,
       showticklabels: x === 0,
       tickfont: { size: LABEL },
+      ticklabelstandoff: 5,
       range: [rows.length - 0.5, -0.5],
       domain: [bottom, top],
       anchor: axis("x", i),
@@ -196,6 +197,7 @@ export async function drawHeatmap(chart, { panels, rows, scale, selected, look, 
       xaxis: axis("x", i),
       yaxis: axis("y", i),
       marker: {
+        opacity: 1,
         symbol: visible.map((mark) => mark.symbol),
         size: visible.map((mark) => (mark.alarm ? 11 : 9)),
         color: visible.map((mark) => (mark.alarm ? "#d50000" : "#ffffff")),

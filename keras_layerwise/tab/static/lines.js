@@ -22,12 +22,12 @@ function spanText(matrix, i) {
   return first === last ? `step ${stepText(first)}` : `steps ${stepText(first)}–${stepText(last)}`;
 }
 
-function trace(matrix, values, look) {
+function trace(matrix, values, look, lowest = -Infinity) {
   return {
     type: "scatter",
     mode: matrix.last.length <= POINTS ? "lines+markers" : "lines",
     x: matrix.last,
-    y: Array.from(values, (value) => (Number.isFinite(value) ? value : null)),
+    y: Array.from(values, (value) => (Number.isFinite(value) && value > lowest ? value : null)),
     marker: { size: 5 },
     line: { ...look, width: 2 },
     connectgaps: false,
@@ -48,7 +48,7 @@ export async function drawLines(chart, { panels, layers, title, logarithmic, loo
       const values = matrix.row(layer);
       if (values) {
         data.push({
-          ...trace(matrix, values, colour),
+          ...trace(matrix, values, colour, logarithmic ? 0 : undefined),
           name: plain(shortened(name, 12, 240)),
           legendgroup: `${i} ${j}`,
           text: Array.from(values, (v, k) => `${heading}${spanText(matrix, k)}<br>${float32(v)}`),
@@ -57,7 +57,7 @@ export async function drawLines(chart, { panels, layers, title, logarithmic, loo
       for (const rate of ratesOf(rates, layer)) {
         data.push({
           ...trace(rates, rate.values, colour),
-          line: { ...colour, width: 2, shape: "hv" },
+          line: { ...colour, width: 2, shape: "vh" }, // recorded when its steps are over
           yaxis: "y2",
           showlegend: false,
           legendgroup: `${i} ${j}`,
@@ -108,9 +108,9 @@ export async function drawLines(chart, { panels, layers, title, logarithmic, loo
       line: { color: look.soft, width: 1, dash: "dot" },
     })),
     annotations: [...changes].map(([step, texts]) => ({
-      text: plain(shortened([...texts].join(", "), 11, 140)),
-      x: step, y: 1, xref: "x", yref: "paper", xanchor: "left", yanchor: "top",
-      textangle: 90, showarrow: false, font: { size: 11, color: look.soft },
+      text: plain(shortened([...texts].join(", "), 11, 160)),
+      x: step, y: hasRates ? 0.37 : 1, xref: "x", yref: "paper", yanchor: hasRates ? "middle" : "bottom",
+      showarrow: false, bgcolor: look.paper, font: { size: 11, color: look.soft },
     })),
   };
   if (hasRates) {
