@@ -100,6 +100,7 @@ class EventWriter:
         self._last_time = 0.0
         self._urgent = self._closed = self._writing = self._warned = False
         self._described: set[str] = set()
+        self._said: dict[str, tuple[int, list[bytes]]] = {}
         self._end = 0
         self._changed = threading.Condition()
         version = Event(wall_time=self._now(), file_version="brain.Event:2")
@@ -172,8 +173,15 @@ class EventWriter:
     def messages(
         self, series: Series, tag: str, messages: Sequence[dict[str, Any]], step: int
     ) -> None:
-        """One record of a message series: JSON objects."""
+        """One record of a message series: JSON objects.
+
+        Messages of one step that come in several calls are said again with the
+        later ones: TensorBoard's fast loader keeps one record per step and tag.
+        """
         texts = [json.dumps(message, sort_keys=True).encode() for message in messages]
+        last, said = self._said.get(tag, (step, []))
+        texts = [*said, *texts] if last == step else texts
+        self._said[tag] = step, texts
         self._put_tensor(
             tag,
             step,

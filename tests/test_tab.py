@@ -83,6 +83,10 @@ def logdir(tmp_path_factory, values):
     for name, summary in foreign.items():
         with writing(root / "foreign" / name) as writer:
             writer.summary(summary, 0)
+    with writing(root / "said_twice" / schema.DRIFT_DIR) as writer:
+        for row in "ab":
+            message = schema.alarm("nonfinite", row, 5, row)
+            writer.messages(schema.Series("alarms"), schema.ALARMS, [message], 5)
     torn = root / "torn" / schema.DRIFT_DIR
     write_drift(root / "torn", ["l2"], rows("a"), [0, 1], {"l2": [[1], [2]]})
     (file,) = torn.iterdir()
@@ -219,6 +223,10 @@ class TestRuns:
         status, _, body = board.get("data/plugin/layerwise/record", run="foreign/wrong_record")
         assert status == 400
         assert b"no record" in body
+
+    def test_messages_of_one_step_arrive_once_each(self, board):
+        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        assert [alarm["row"] for alarm in runs["said_twice"]["alarms"]] == ["a", "b"]
 
     def test_a_torn_file_shows_what_is_whole(self, board):
         header, found = matrix(board, run="torn", topic="l2", columns=100)
