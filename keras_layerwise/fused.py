@@ -163,7 +163,7 @@ def _adam_update(
 def _rmsprop_update(
     optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any, shared: Any
 ) -> None:
-    """Corrects for the rounding of ρ, as `_adam_powers` does for that of β₂."""
+    """Corrects for the rounding of ``rho``, as `_adam_powers` does for that of β₂."""
     import tensorflow as tf
 
     rounded = float(np.dtype(rate.dtype.as_numpy_dtype).type(optimizer.rho))

@@ -1,0 +1,101 @@
+"""The command line."""
+
+import argparse
+import fnmatch
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from benchmarks import machine, report
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    """Measures, and writes the results file of this kind of machine."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help="cases, or patterns such as 'step/dense/*'")
+    parser.add_argument("--quick", action="store_true", help="the most important in two minutes")
+    parser.add_argument("--all", action="store_true", help="those too that take minutes each")
+    parser.add_argument("--list", action="store_true", help="show the cases and stop")
+    parser.add_argument("--seconds", type=float, help="for each case, beyond building it")
+    parser.add_argument("--output", type=Path, help=f"folder instead of {RESULTS.name}/")
+    parser.add_argument("--readme", action="store_true", help="only write the README's table")
+    options = parser.parse_args()
+    if options.readme:
+        return _write_readme()
+    backend = machine.choose_backend()
+    from benchmarks import cases
+
+    chosen = [
+        case
+        for case in cases.all_cases()
+        if (
+            any(fnmatch.fnmatch(case.name, name) for name in options.names)
+            if options.names
+            else (case.quick if options.quick else options.all or not case.slow)
+        )
+    ]
+    if options.list or not chosen:
+        print(*(f"{case.name:36} {case.title}" for case in chosen or cases.all_cases()), sep="\n")
+        return 0 if options.list else 2
+    about = machine.describe()
+    print(report.machine_line(about, [backend]), flush=True)
+    seconds = options.seconds or (2.0 if options.quick else 8.0)
+    done, failed = {}, []
+    start = time.perf_counter()
+    for i, case in enumerate(chosen, 1):
+        print(f"[{i}/{len(chosen)}, {time.perf_counter() - start:.0f} s] {case.name}", flush=True)
+        try:
+            result = case.run(seconds)
+        except Exception:  # one case that cannot be run must not cost the others
+            traceback.print_exc()
+            failed.append(case.name)
+            continue
+        done[case.name] = {
+            "title": case.title,
+            "target": case.target,
+            "strict": case.strict,
+            "headline": case.headline,
+            **result,
+        }
+        for row in report.rows([done[case.name]]):
+            print("    " + "  ".join(cell for cell in row[1:] if cell), flush=True)
+    _write(options.output or RESULTS, backend, about, done)
+    print(f"{time.perf_counter() - start:.0f} s; failed: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0
+
+
+def _write(folder: Path, backend: str, about: dict[str, Any], done: dict[str, Any]) -> None:
+    """Puts the cases beside those of other backends and of earlier runs at the same commit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{machine.kind(about)}.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    before = record.get(backend, {"machine": None, "cases": {}})
+    same = before["machine"] is not None and {**before["machine"], "date": ""} == {
+        **about,
+        "date": "",
+    }
+    record[backend] = {"machine": about, "cases": {**(before["cases"] if same else {}), **done}}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.with_suffix(".md").write_text(report.markdown(record))
+    for plot in report.plots(record, folder):
+        print(plot.name)
+    print(path)
+
+
+def _write_readme() -> int:
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    path = machine.ROOT / "README.md"
+    path.write_text(report.readme(path.read_text(), records))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,493 @@
+"""What is measured, most important first."""
+
+import dataclasses
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from benchmarks import drift, measure, models
+from benchmarks.machine import ROOT, synchronise
+from benchmarks.measure import AGAIN, BASELINE
+from keras_layerwise import LayerwiseOptimizer, Rule
+
+OURS = "LayerwiseOptimizer"
+RATE = 1e-4
+OPTIMIZERS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "adam": ("Adam", lambda: keras.optimizers.Adam(RATE)),
+    "adamw": ("AdamW", lambda: keras.optimizers.AdamW(RATE)),
+    "momentum": ("SGD, momentum", lambda: keras.optimizers.SGD(RATE, momentum=0.9)),
+    "rmsprop": ("RMSprop", lambda: keras.optimizers.RMSprop(RATE)),
+    "rmsprop_momentum": ("RMSprop, momentum", lambda: keras.optimizers.RMSprop(RATE, momentum=0.9)),
+    "adagrad": ("Adagrad", lambda: keras.optimizers.Adagrad(RATE)),
+}
+Side = tuple[Callable[[], Any], Callable[[Any], Any]]  # the model, and its optimizer
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        name: to choose it by.
+        title: for the table.
+        run: measures for about the given seconds.
+        target: the most that the ratio may be, None where nothing was set.
+        strict: whether the target is for the end of the interval, not for the median.
+        quick: whether ``--quick`` has it.
+        slow: whether only ``--all`` has it.
+        headline: whether the README shows it.
+    """
+
+    name: str
+    title: str
+    run: Callable[[float], dict[str, Any]]
+    target: float | None = None
+    strict: bool = False
+    quick: bool = False
+    slow: bool = False
+    headline: bool = False
+
+
+def compared(samples: dict[str, list[float]], **more: Any) -> dict[str, Any]:
+    """What is kept of samples taken in turns; the first side is what the others are held to."""
+    base = next(iter(samples))
+    found = {
+        name: measure.ratios(values, samples[base])
+        for name, values in samples.items()
+        if name != base
+    }
+    again = found.pop(AGAIN, None)
+    floor = measure.noise_floor(again) if again else None
+    return {
+        "baseline": base,
+        "seconds": {name: measure.interval(values).median for name, values in samples.items()},
+        "ratios": {
+            name: {
+                **dataclasses.asdict(ratio),
+                "verdict": measure.verdict(ratio, floor or 0.0),
+            }
+            for name, ratio in found.items()
+        },
+        "floor": floor,
+        "turns": len(samples[base]),
+        **more,
+    }
+
+
+def _compile(
+    name: str, optimizer: Callable[[Any], Any], jit: bool, prepare: Callable[[Any], None]
+) -> Any:
+    model = models.build(name)
+    prepare(model)
+    model.compile(optimizer(model), loss="mse", jit_compile=jit)
+    return model
+
+
+def steps(
+    name: str,
+    optimizer: str = "adam",
+    groups: int | None = 1,
+    jit: bool = False,
+    precision: str = "float32",
+    peers: Sequence[str] = (),
+    frozen: int = 0,
+) -> Callable[[float], dict[str, Any]]:
+    """Training steps with the bare optimizer, with ours, and with `peers`.
+
+    Args:
+        name: of the model.
+        optimizer: of `OPTIMIZERS`.
+        groups: number of different rates, None for one a layer.
+        jit: whether the step is compiled by XLA; always so on JAX.
+        precision: Keras's dtype policy.
+        peers: of ``"unfused"``, ``"MultiOptimizer"`` and ``"torch.optim"``.
+        frozen: number of the lowest layers that ours freezes by a rule and the
+            bare optimizer's model by ``trainable = False``.
+    """
+    make = OPTIMIZERS[optimizer][1]
+
+    def ours(model: Any, **options: Any) -> Any:
+        rules: dict[str, Any] = {} if groups == 1 else models.groups(model, groups)
+        rules.update({layer.name: Rule(frozen=True) for layer in model.layers[:frozen]})
+        return LayerwiseOptimizer(make(), rules, model=model, **options)
+
+    def multi(model: Any) -> Any:
+        by_weight = {}
+        for layer in model.layers:
+            own = make()
+            own.learning_rate = RATE * models.groups(model, groups).get(layer.name, 1.0)
+            by_weight.update({weight.path: own for weight in layer.trainable_weights})
+        return keras.optimizers.MultiOptimizer(lambda variable: by_weight[variable.path])
+
+    makers: dict[str, Callable[[Any], Any]] = {
+        BASELINE: lambda model: make(),
+        OURS: ours,
+        AGAIN: lambda model: make(),
+        "unfused": lambda model: ours(model, fused=False),
+        "MultiOptimizer": multi,
+    }
+
+    def freeze(model: Any) -> None:
+        for layer in model.layers[:frozen]:
+            layer.trainable = False
+
+    def run(seconds: float) -> dict[str, Any]:
+        keras.config.set_dtype_policy(precision)
+        sides, first, variables = {}, {}, {}
+        for side in (BASELINE, OURS, AGAIN, *peers):
+            prepare = freeze if side in (BASELINE, AGAIN) else lambda model: None
+            if side == "torch.optim":
+                model = models.build(name)
+                sides[side] = models.torch_stepper(name, model, RATE, models.groups(model, groups))
+            else:
+                model = _compile(name, makers[side], jit, prepare)
+                sides[side] = models.stepper(name, model)
+            start = time.perf_counter()
+            sides[side](1)
+            first[side] = time.perf_counter() - start
+            if model.optimizer is not None:
+                variables[side] = len(model.optimizer.variables)
+        samples = measure.in_turns(sides, seconds)
+        keras.config.set_dtype_policy("float32")
+        return compared(samples, first_seconds=first, variables=variables)
+
+    return run
+
+
+def tracing(name: str, optimizer: str, groups: int | None = 1) -> Callable[[float], dict[str, Any]]:
+    """The first step: to trace, to compile and to run once, in seconds of the processor."""
+    make = OPTIMIZERS[optimizer][1]
+
+    def ours(model: Any) -> Any:
+        rules = {} if groups == 1 else models.groups(model, groups)
+        return LayerwiseOptimizer(make(), rules, model=model)
+
+    def first(optimizer: Callable[[Any], Any]) -> float:
+        model = _compile(name, optimizer, False, lambda model: None)
+        step = models.stepper(name, model)
+        gc.collect()
+        start = time.process_time()
+        step(1)
+        return time.process_time() - start
+
+    def run(seconds: float) -> dict[str, Any]:
+        makers = {BASELINE: lambda model: make(), OURS: ours, AGAIN: lambda model: make()}
+        first(makers[BASELINE])
+        samples: dict[str, list[float]] = {side: [] for side in makers}
+        order, end = list(makers), time.perf_counter() + 2 * seconds
+        while time.perf_counter() < end or len(samples[BASELINE]) < 4:
+            for side in order:
+                samples[side].append(first(makers[side]))
+            order.append(order.pop(0))
+        return compared(samples)
+
+    return run
+
+
+def updates(weights: int, groups: int) -> Callable[[float], dict[str, Any]]:
+    """The update alone, of many tiny weights, without a model around it."""
+
+    def run(seconds: float) -> dict[str, Any]:
+        def side(wrap: Callable[[Any], Any]) -> Callable[[int], None]:
+            variables = [
+                keras.Variable(np.ones(8, "float32"), name=f"w{i}") for i in range(weights)
+            ]
+            optimizer = wrap(keras.optimizers.Adam(RATE))
+            optimizer.build(variables)
+            gradients = [keras.ops.ones(8) for _ in variables]
+            return _updater(optimizer, gradients, variables)
+
+        rules = {f"w{i}": 0.5 + (i % groups) / groups / 2 for i in range(weights)}
+        sides = {
+            BASELINE: side(lambda inner: inner),
+            OURS: side(lambda inner: LayerwiseOptimizer(inner, rules if groups > 1 else {})),
+            AGAIN: side(lambda inner: inner),
+        }
+        return compared(
+            measure.in_turns(sides, seconds), scale={"weights": weights, "groups": groups}
+        )
+
+    return run
+
+
+def _updater(optimizer: Any, gradients: Any, variables: Any) -> Callable[[int], None]:
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        apply = jax.jit(optimizer.stateless_apply)
+        values = [v.value for v in variables], [v.value for v in optimizer.variables]
+
+        def run_jax(steps: int) -> None:
+            nonlocal values
+            for _ in range(steps):
+                values = apply(values[1], gradients, values[0])
+            jax.block_until_ready(values)
+
+        return run_jax
+    apply = optimizer.apply
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        apply = tf.function(lambda: optimizer.apply(gradients, variables))
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            apply() if backend == "tensorflow" else apply(gradients, variables)
+        synchronise()
+
+    return run
+
+
+def process(name: str, optimizer: str) -> Callable[[float], dict[str, Any]]:
+    """Whole processes that train for 200 steps: wall time, and peak memory."""
+
+    def run(seconds: float) -> dict[str, Any]:
+        times: dict[str, list[float]] = {BASELINE: [], OURS: [], AGAIN: []}
+        memory: dict[str, list[float]] = {side: [] for side in times}
+        for _ in range(max(2, round(seconds / 3))):
+            for side in times:
+                command = [sys.executable, "-m", "benchmarks.process", name, optimizer]
+                start = time.perf_counter()
+                output = subprocess.run(
+                    [*command, "ours" if side == OURS else "bare"],
+                    cwd=ROOT, env=dict(os.environ), check=True, capture_output=True, text=True,
+                ).stdout  # fmt: skip
+                times[side].append(time.perf_counter() - start)
+                memory[side].append(json.loads(output.splitlines()[-1]))
+        peak = compared(memory)
+        return compared(times, peak_mib=peak["seconds"], peak_ratio=peak["ratios"][OURS])
+
+    return run
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _pairs(
+    sample: Callable[[], drift.Pairs], base: str, ours: str = "WeightDrift"
+) -> Callable[[float], dict[str, Any]]:
+    def run(seconds: float) -> dict[str, Any]:
+        pairs = sample()
+        return compared({base: [b for _, b in pairs], ours: [a for a, _ in pairs]})
+
+    return run
+
+
+def _record_against(other: Callable[[Any], Callable[[], Any]]) -> Callable[[], drift.Pairs]:
+    def sample() -> drift.Pairs:
+        model = drift.build("mobilenet_v2")
+        followed = drift.tracker(model)
+        return drift.paired(lambda: followed.record(0), other(model), 10)
+
+    return sample
+
+
+def _get_weights(model: Any) -> Callable[[], Any]:
+    start = model.get_weights()
+    return lambda: [
+        np.linalg.norm(w - w0) for w, w0 in zip(model.get_weights(), start, strict=True)
+    ]
+
+
+def _summary_scalars(model: Any) -> Callable[[], Any]:
+    import tempfile
+
+    import tensorflow as tf
+
+    writer = tf.summary.create_file_writer(tempfile.mkdtemp())
+    start = model.get_weights()
+
+    def write() -> None:
+        with writer.as_default(step=0):
+            for i, (weight, w0) in enumerate(zip(model.weights, start, strict=True)):
+                tf.summary.scalar(f"drift/{i}", tf.norm(weight.value - w0))
+
+    return write
+
+
+def _titled(model: str, optimizer: str, mode: str, groups: int | None = 1) -> str:
+    count = {None: "one group a layer", 1: "no rules"}.get(groups, f"{groups} groups")
+    return f"{models.MODELS[model][0]}, {OPTIMIZERS[optimizer][0]}, {mode}, {count}"
+
+
+def _step(model: str, mode: str, groups: int | None, optimizer: str = "adam", **more: Any) -> Case:
+    options = {k: more.pop(k) for k in ("peers", "precision") if k in more}
+    precision = options.get("precision", "float32")
+    described = mode if precision == "float32" else f"{mode} {precision}"
+    parts = ["step", model, optimizer, mode, str(groups or "each")]
+    if precision != "float32":
+        parts.append("mixed")
+    return Case(
+        name="/".join(parts),
+        title=_titled(model, optimizer, described, groups),
+        run=steps(model, optimizer, groups, jit=mode in ("XLA", "JAX"), **options),
+        **{"target": 1.02, "strict": True, **more},
+    )
+
+
+def _trace(model: str, optimizer: str, mode: str, target: float) -> Case:
+    return Case(
+        name=f"trace/{model}/{optimizer}",
+        title=f"first step: {_titled(model, optimizer, mode)}",
+        run=tracing(model, optimizer),
+        target=target,
+        quick=model == "dense" and optimizer == "adam",
+        headline=optimizer == "adam",
+    )
+
+
+def _scale() -> Iterator[Case]:
+    for weights in (10, 100, 1000, 3000):
+        yield Case(
+            f"scale/weights/{weights}",
+            f"update of {weights} weights, one group each",
+            updates(weights, weights),
+            slow=weights == 3000,
+        )
+    for groups in (1, 10, 100, 300):
+        yield Case(
+            f"scale/groups/{groups}",
+            f"update of 300 weights in {groups} groups",
+            updates(300, groups),
+        )
+
+
+def _of_tensorflow() -> Iterator[Case]:
+    for optimizer in OPTIMIZERS:
+        yield _step(
+            "dense", "graph", 1, optimizer,
+            peers=["unfused"], target=0.80, strict=False, headline=True, quick=True,
+        )  # fmt: skip
+    yield _step(
+        "small", "graph", None, peers=["unfused", "MultiOptimizer"], quick=True, headline=True
+    )
+    yield _step("dense", "graph", None, peers=["MultiOptimizer"], headline=True)
+    for optimizer in ("momentum", "adamw", "rmsprop", "adagrad"):
+        yield _step("small", "graph", 1, optimizer)
+    for groups in (1, 2, 12):
+        yield _step("small", "graph", groups)
+    yield _trace("dense", "adam", "graph", 0.5)
+    yield _trace("small", "adam", "graph", 0.5)
+    yield _trace("dense", "rmsprop", "graph", 0.5)
+    yield _step("transformer", "graph", None, headline=True)
+    yield _step("embedding", "graph", 2)
+    yield _step("mobilenet", "graph", 12, headline=True)
+    yield _step("resnet", "graph", 12, headline=True)
+    yield _step("small", "XLA", None, headline=True, quick=True)
+    yield _step("dense", "XLA", None, headline=True)
+    yield _step("dense", "graph", None, precision=_mixed())
+    yield _step("transformer", "XLA", None, slow=True)
+    yield _step("mobilenet", "XLA", 12, slow=True)
+    yield _step("resnet", "XLA", 12, slow=True)
+    yield _step("mobilenet", "graph", None, precision=_mixed(), slow=True)
+
+
+def _of_others(mode: str) -> Iterator[Case]:
+    torch = ["torch.optim"] if mode == "PyTorch" else []
+    multi = [] if mode == "PyTorch" else ["MultiOptimizer"]
+    yield _step("small", mode, None, quick=True, headline=True, peers=multi)
+    yield _step("dense", mode, None, quick=True, headline=True)
+    yield _step("dense", mode, 1, quick=True, headline=True)
+    for groups in (1, 2, 12, None):
+        yield _step("transformer", mode, groups, peers=torch, headline=groups is None)
+    yield _step("embedding", mode, 2)
+    yield _step("mobilenet", mode, 12)
+    yield _step("resnet", mode, 12)
+    yield _step("dense", mode, None, precision=_mixed())
+    yield _trace("small", "adam", mode, 1.0)
+
+
+def _mixed() -> str:
+    from benchmarks.machine import gpu_name
+
+    return "mixed_float16" if gpu_name() else "mixed_bfloat16"
+
+
+def _of_drift() -> Iterator[Case]:
+    for name in drift.MODELS:
+        yield Case(
+            f"drift/numpy/{name}",
+            f"drift record, {name}, against a NumPy sum of weights and reference",
+            _pairs(lambda name=name: drift.record_against_numpy(name), "NumPy"),
+            target=2.5,
+            headline=True,
+            quick=name == "mobilenet_v2",
+        )
+    yield Case(
+        "drift/get_weights",
+        "drift record, mobilenet_v2, against a get_weights() loop in NumPy",
+        _pairs(_record_against(_get_weights), "get_weights()"),
+    )
+    if keras.backend.backend() == "tensorflow":
+        yield Case(
+            "drift/scalars",
+            "drift record, mobilenet_v2, against tf.summary.scalar per weight",
+            _pairs(_record_against(_summary_scalars), "tf.summary.scalar"),
+        )
+        for name in drift.MODELS:
+            yield Case(
+                f"drift/tensorboard/{name}",
+                f"drift record, {name}, against TensorBoard(histogram_freq=1)",
+                _pairs(lambda name=name: drift.record_against_tensorboard(name), "TensorBoard"),
+                target=0.02,
+                headline=True,
+            )
+    for frequency, count, target in ((100, 100, 1.01), (1, 10, 1.05)):
+        yield Case(
+            f"drift/fit/{frequency}",
+            f"fit with a drift record every {frequency} steps, mobilenet_v2",
+            _pairs(
+                lambda f=frequency, n=count: drift.fit_with_and_without("mobilenet_v2", f, n),
+                "without",
+            ),
+            target=target,
+            headline=True,
+            slow=frequency == 100,
+        )
+    for size in (10**5, 10**6, 10**7, 10**8, 10**9):
+        yield Case(
+            f"scale/parameters/{size:.0e}".replace("+", ""),
+            f"drift record of {size:.0e} parameters, against NumPy",
+            lambda seconds, size=size: {
+                **_pairs(lambda: drift.elements(size), "NumPy")(seconds),
+                "scale": {"parameters": size},
+            },
+            slow=size == 10**9,
+        )
+
+
+def all_cases() -> list[Case]:
+    """Those of the backend that Keras has."""
+    backend = keras.backend.backend()
+    mode = {"tensorflow": "graph", "jax": "JAX", "torch": "PyTorch"}[backend]
+    freezing = Case(
+        "freeze",
+        f"lower five of seven layers frozen by a rule, not by trainable = False, {mode}",
+        steps("seven", frozen=5, jit=mode == "JAX"),
+        target=1.02,
+        strict=True,
+        headline=True,
+        quick=True,
+    )
+    whole = Case(
+        "process/dense/adam",
+        f"whole process, 200 steps of 6 × 1024, Adam, {mode}",
+        process("dense", "adam"),
+        headline=True,
+    )
+    first = _of_tensorflow() if backend == "tensorflow" else _of_others(mode)
+    return [*first, freezing, *_of_drift(), whole, *_scale()]

@@ -1,0 +1,161 @@
+"""The models that are trained, their data, and one way to step each backend."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from benchmarks.machine import synchronise
+
+
+def _dense(count: int, width: int) -> Any:
+    blocks = [layers.Dense(width, activation="tanh", name=f"dense_{i}") for i in range(count)]
+    return keras.Sequential([keras.Input((width,)), *blocks])
+
+
+def _transformer(width: int = 128, length: int = 32) -> Any:
+    """12 encoder layers, each of which is a model of its own."""
+    x = entry = keras.Input((length, width))
+    for i in range(12):
+        inner = keras.Input((length, width))
+        seen = layers.MultiHeadAttention(4, width // 4)(inner, inner)
+        middle = layers.LayerNormalization()(inner + seen)
+        wide = layers.Dense(width)(layers.Dense(4 * width, activation="gelu")(middle))
+        block = keras.Model(inner, layers.LayerNormalization()(middle + wide), name=f"block_{i}")
+        x = block(x)
+    return keras.Model(entry, layers.Dense(8, name="head")(layers.GlobalAveragePooling1D()(x)))
+
+
+def _embedding() -> Any:
+    return keras.Sequential(
+        [
+            keras.Input((32,), dtype="int32"),
+            layers.Embedding(20_000, 64, name="embedding"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(64, activation="relu", name="middle"),
+            layers.Dense(1, name="head"),
+        ]
+    )
+
+
+def _application(name: str, side: int) -> Any:
+    return getattr(keras.applications, name)(
+        weights=None, input_shape=(side, side, 3), classes=10, classifier_activation=None
+    )
+
+
+MODELS: dict[str, tuple[str, Callable[[], Any], int]] = {  # title, model, batch
+    "small": ("50 small layers", lambda: _dense(50, 16), 8),
+    "dense": ("6 × 1024 dense", lambda: _dense(6, 1024), 8),
+    "seven": ("7 × 512 dense", lambda: _dense(7, 512), 8),
+    "mobilenet": ("MobileNetV2", lambda: _application("MobileNetV2", 96), 8),
+    "resnet": ("ResNet50", lambda: _application("ResNet50", 64), 4),
+    "transformer": ("12-layer transformer", _transformer, 8),
+    "embedding": ("Embedding, sparse", _embedding, 32),
+}
+
+
+def build(name: str) -> Any:
+    """A new model, with the same weights each time."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    return MODELS[name][1]()
+
+
+def batch(name: str, model: Any) -> tuple[Any, Any]:
+    """One batch on the device; every step gets the same one."""
+    size = MODELS[name][2]
+    rng = np.random.default_rng(0)
+    shape = (size, *model.input_shape[1:])
+    x = rng.integers(0, 20_000, shape) if name == "embedding" else rng.normal(size=shape)
+    y = rng.normal(size=(size, *model.output_shape[1:]))
+    dtype = "int32" if name == "embedding" else "float32"
+    return keras.ops.convert_to_tensor(x, dtype), keras.ops.convert_to_tensor(y, "float32")
+
+
+def groups(model: Any, count: int | None) -> dict[str, float]:
+    """A multiplier for each layer with weights: `count` different ones, or one a layer."""
+    named = [layer for layer in model.layers if layer.trainable_weights]
+    count = min(count or len(named), len(named))
+    return {
+        layer.name: 0.5 + (i * count // len(named)) / count / 2 for i, layer in enumerate(named)
+    }
+
+
+def stepper(name: str, model: Any) -> Callable[[int], None]:
+    """Trains a compiled model for some steps, as ``fit`` does, and waits for the device."""
+    x, y = batch(name, model)
+    model.make_train_function()
+    return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()](
+        model, x, y
+    )
+
+
+def _tensorflow(model: Any, x: Any, y: Any) -> Callable[[int], None]:
+    import tensorflow as tf
+
+    batches = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            model.train_function(batches)
+        synchronise()
+
+    return run
+
+
+def _jax(model: Any, x: Any, y: Any) -> Callable[[int], None]:
+    import jax
+
+    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+    model._symbolic_build(data_batch=(x, y))
+    state = model._get_jax_state(
+        **{f"{kind}_variables": True for kind in kinds}, purge_model_variables=True
+    )
+
+    def run(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            _, state = model.train_function(state, iter([(x, y)]))
+        jax.block_until_ready(state)
+
+    return run
+
+
+def _torch(model: Any, x: Any, y: Any) -> Callable[[int], None]:
+    model._symbolic_build(data_batch=(x, y))
+    model.train()
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            model.train_function([(x, y)])
+        synchronise()
+
+    return run
+
+
+def torch_stepper(name: str, model: Any, rate: float, multipliers: Any) -> Callable[[int], None]:
+    """The same training in PyTorch's own words, with one parameter group for each rate."""
+    import torch
+
+    x, y = batch(name, model)
+    members: dict[float, list[Any]] = {}
+    for layer in model.layers:
+        factor = multipliers.get(layer.name, 1.0)
+        members.setdefault(factor, []).extend(v.value for v in layer.trainable_weights)
+    optimizer = torch.optim.Adam(
+        [{"params": found, "lr": rate * factor} for factor, found in members.items() if found],
+        eps=1e-7,
+    )
+    model.train()
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(model(x, training=True), y).backward()
+            optimizer.step()
+        synchronise()
+
+    return run

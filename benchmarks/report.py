@@ -1,0 +1,140 @@
+"""The table, the plots and the README's part, from what was measured."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+OURS = ("LayerwiseOptimizer", "WeightDrift")
+
+
+def rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
+    """One for each ratio."""
+    found = []
+    for result in results:
+        for side, ratio in result["ratios"].items():
+            own = side in OURS
+            against = result["baseline"] if own else f"{side} to {result['baseline']}"
+            found.append(
+                [
+                    result["title"],
+                    against,
+                    f"{_short(ratio['median'])} ({_short(ratio['low'])} to {_short(ratio['high'])})",
+                    "" if result["floor"] is None else f"±{result['floor']:.3f}",
+                    ratio["verdict"],
+                    _held(result, ratio) if own else "",
+                ]
+            )
+    return found
+
+
+def table(results: Iterable[dict[str, Any]]) -> str:
+    """In Markdown."""
+    head = ["what", "against", "ratio (95 %)", "A against A", "verdict", "target"]
+    lines = [head, ["---"] * len(head), *rows(results)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine_line(machine: dict[str, Any], backends: Iterable[str]) -> str:
+    """The machine and the versions in a sentence."""
+    versions = machine["versions"]
+    names = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
+    device = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
+    return f"{device}, {machine['memory_gib']} GiB; {names}; commit {machine['commit']}, {machine['date']}"
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """Everything in one results file."""
+    parts = ["# Measured with `python -m benchmarks`"]
+    for backend, part in record.items():
+        parts += [
+            f"## {backend}",
+            machine_line(part["machine"], [backend]),
+            table(part["cases"].values()),
+            "Time of one step, and of the first (with trace and compilation):",
+            _times(part["cases"].values()),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def readme(text: str, records: dict[str, dict[str, Any]]) -> str:
+    """`text` with the headline figures of all machines between the markers."""
+    parts = []
+    for record in records.values():
+        for backend, part in record.items():
+            shown = [case for case in part["cases"].values() if case["headline"]]
+            if shown:
+                parts += [f"{backend}: {machine_line(part['machine'], [backend])}", table(shown)]
+    if not any(part["machine"]["gpu"] for record in records.values() for part in record.values()):
+        parts.append("Figures from a GPU are missing: none could be had.")
+    body = "\n\n".join(parts)
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"The README has no {BEGIN} and {END}; put both where the table belongs.")
+    return pattern.sub(lambda _: f"{BEGIN}\n{body}\n{END}", text)
+
+
+def plots(record: dict[str, Any], folder: Path) -> list[Path]:
+    """A plot for each quantity that was scaled, with its slope."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    made = []
+    for backend, part in record.items():
+        for quantity in ("weights", "groups", "parameters"):
+            points = [
+                case
+                for name, case in part["cases"].items()
+                if name.startswith(f"scale/{quantity}/")
+            ]
+            if len(points) < 2:
+                continue
+            xs = [case["scale"][quantity] for case in points]
+            figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+            for side in points[0]["seconds"]:
+                ys = [case["seconds"][side] for case in points]
+                label = f"{side}: {_seconds(measure.slope(xs, ys))} per {quantity.rstrip('s')}"
+                axes.plot(xs, [1e3 * y for y in ys], "o-", label=label)
+            axes.set(xlabel=quantity, ylabel="ms", xscale="log", yscale="log", title=backend)
+            axes.legend()
+            path = folder / f"{backend}-{quantity}.svg"
+            figure.savefig(path, metadata={"Date": None})
+            pyplot.close(figure)
+            made.append(path)
+    return made
+
+
+def _times(results: Iterable[dict[str, Any]]) -> str:
+    lines = ["| what | side | time | first | variables |", "|---|---|---|---|---|"]
+    for result in results:
+        for side, seconds in result["seconds"].items():
+            first = result.get("first_seconds", {}).get(side)
+            count = result.get("variables", {}).get(side, "")
+            shown = "" if first is None else _seconds(first)
+            lines.append(
+                f"| {result['title']} | {side} | {_seconds(seconds)} | {shown} | {count} |"
+            )
+    return "\n".join(lines)
+
+
+def _held(result: dict[str, Any], ratio: dict[str, Any]) -> str:
+    if result["target"] is None:
+        return ""
+    value = ratio["high"] if result["strict"] else ratio["median"]
+    return f"≤ {result['target']:g}: {'held' if value <= result['target'] else '**missed**'}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _seconds(value: float) -> str:
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs"), (1e9, "ns")):
+        if abs(value) * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.2g} ns"
