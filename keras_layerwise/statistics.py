@@ -31,6 +31,7 @@ COUNT, SHIFT, SQUARE, LARGEST, TOTAL, SCATTER, DOT, NONFINITE = range(len(COLUMN
 _BLOCK = 1 << 17  # elements whose working copies stay in the processor's cache
 _RUN = 1 << 10  # elements summed in the weight's own precision before float64 takes over
 _SMALL = 1 << 12  # elements up to which weights are cheaper done together
+_SPREAD = 0.1  # the part of a sum of squares below which its difference to the mean's is not exact
 _TINY = 1e-15  # below it the square of a float32 loses digits
 
 
@@ -159,24 +160,28 @@ def _block(w: Array, r: Array, memory: Array, part: Array) -> None:
     part[SQUARE] = _dot(work, work)
     part[DOT] = _dot(w, r)
     part[TOTAL] = total = _dot(w, None)
-    # Around the block's own mean: squares of the plain values would drown a
-    # small spread around a large mean.
-    centre = w.dtype.type(total / w.size)
-    np.subtract(w, centre, out=work)
-    left = total - float(centre) * w.size
-    part[SCATTER] = max(_dot(work, work) - left * left / w.size, 0.0)
+    squares, around_zero = _dot(w, w), total * total / w.size
+    part[SCATTER] = squares - around_zero
+    if part[SCATTER] < _SPREAD * squares:
+        # A small spread around a large mean would lose its digits: take the mean off first.
+        centre = w.dtype.type(total / w.size)
+        np.subtract(w, centre, out=work)
+        left = total - float(centre) * w.size
+        part[SCATTER] = max(_dot(work, work) - left * left / w.size, 0.0)
 
 
 def _dot(a: Array, b: Array | None) -> float:
     """The sum of ``a * b``, or of `a`: a product with ones is BLAS's, and thrice as fast."""
     runs = a.size // _RUN * _RUN
     ones = _ones(a.dtype)
-    rest = float(np.vecdot(a[runs:], ones[: a.size - runs] if b is None else b[runs:]))
-    if not runs:
-        return rest
-    rows = a[:runs].reshape(-1, _RUN)
-    partial = np.vecdot(rows, ones if b is None else b[:runs].reshape(-1, _RUN))
-    return float(np.add.reduce(partial, dtype=np.float64)) + rest
+    total = 0.0
+    if runs:
+        rows = a[:runs].reshape(-1, _RUN)
+        partial = np.vecdot(rows, ones if b is None else b[:runs].reshape(-1, _RUN))
+        total = float(np.add.reduce(partial, dtype=np.float64))
+    if runs < a.size:
+        total += float(np.vecdot(a[runs:], ones[: a.size - runs] if b is None else b[runs:]))
+    return total
 
 
 @functools.cache
