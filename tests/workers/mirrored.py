@@ -1,0 +1,146 @@
+"""Trains each case on one device and on two logical CPU devices, and saves the weights.
+
+python mirrored.py OUT.npz
+"""
+
+import contextlib
+import sys
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_layerwise import LayerwiseOptimizer, Rule, WeightDrift
+
+DRIFT = ("step", "l2", "relative_l2", "cosine", "mean_shift", "std_shift", "max_abs", "norm")
+RULES = {
+    "body/bias": Rule(learning_rate=0.05),
+    "body": Rule(multiplier=0.1, weight_decay=0.9),
+    "head/bias": Rule(frozen=True),
+}
+optimizers = keras.optimizers
+
+
+class Changing(keras.callbacks.Callback):
+    """Changes multipliers and what is frozen, before and in the middle of an epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.model.optimizer.attach(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        changes = {
+            3: lambda o: o.set_multiplier("body/kernel", 0.7),
+            5: lambda o: o.freeze("head/kernel"),
+            7: lambda o: o.unfreeze("head/bias"),
+            10: lambda o: o.unfreeze("head/kernel"),
+        }
+        changes.get(step, lambda _: None)(self.model.optimizer)
+
+
+def case(inner, rules=RULES, callbacks=(), wrap=None, layerwise=True):
+    return inner, rules, callbacks, wrap, layerwise
+
+
+ema = {"use_ema": True, "ema_momentum": 0.5}
+CASES = {
+    "rates": case(lambda: optimizers.SGD(0.1)),
+    "momentum and decay": case(lambda: optimizers.SGD(0.1, momentum=0.9, weight_decay=0.3)),
+    "Adam": case(lambda: optimizers.Adam(0.02)),
+    "AdamW": case(lambda: optimizers.AdamW(0.02, weight_decay=0.3)),
+    "average": case(lambda: optimizers.SGD(0.1, **ema)),
+    "changes": case(lambda: optimizers.SGD(0.1, momentum=0.9), callbacks=[Changing()]),
+    "changes under Adam": case(lambda: optimizers.Adam(0.02), callbacks=[Changing()]),
+    "changes of an average": case(lambda: optimizers.SGD(0.1, **ema), callbacks=[Changing()]),
+    "loss scale": case(
+        lambda: optimizers.SGD(0.1, momentum=0.9),
+        wrap=lambda inner: optimizers.LossScaleOptimizer(inner, initial_scale=1024.0),
+    ),
+    "schedule": case(
+        lambda: optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 4, 0.5)),
+        rules={
+            "body": Rule(multiplier=optimizers.schedules.PiecewiseConstantDecay([4], [1.0, 0.1]))
+        },
+    ),
+}
+
+
+def sgd(rate, clip):
+    return lambda: optimizers.SGD(rate, **clip)
+
+
+# Keras clips in each replica before the sum, so these are compared with the bare optimizer.
+for name, clip in {
+    "clipnorm": {"clipnorm": 0.1},
+    "global_clipnorm": {"global_clipnorm": 0.1},
+    "clipvalue": {"clipvalue": 0.01},
+}.items():
+    CASES[name] = case(sgd(0.1, clip), rules={})
+    CASES[f"bare {name}"] = case(sgd(0.1, clip), layerwise=False)
+    CASES[f"{name} at a tenth"] = case(sgd(0.1, clip), rules={"*": 0.1})
+    CASES[f"bare {name} at a tenth"] = case(sgd(0.01, clip), layerwise=False)
+# What Keras's own optimizers do not do under this strategy.
+REFUSED = {
+    "accumulation": lambda: optimizers.SGD(0.1, gradient_accumulation_steps=2),
+    "average written back": lambda: optimizers.SGD(0.1, ema_overwrite_frequency=3, **ema),
+}
+
+
+def train(inner, rules, callbacks, wrap, layerwise):
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, name="body", activation="tanh"),
+            keras.layers.Dense(2, name="head"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=w.shape) for w in model.weights])
+    optimizer = inner()
+    if layerwise:
+        optimizer = LayerwiseOptimizer(optimizer, rules, model=model)
+    model.compile(wrap(optimizer) if wrap else optimizer, "mse")
+    x = rng.normal(size=(24, 3)).astype("float32")
+    y = rng.normal(size=(24, 2)).astype("float32")
+    model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+    return model
+
+
+def main(out):
+    results = {}
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for name, members in CASES.items():
+        for devices in ("two",) if "clip" in name else ("one", "two"):
+            keras.utils.clear_session()
+            with two.scope() if devices == "two" else contextlib.nullcontext():
+                model = train(*members)
+            for i, weight in enumerate(model.weights):
+                results[f"{name}/{devices}/{i}"] = keras.ops.convert_to_numpy(weight)
+                if devices == "two":
+                    values = [value.numpy() for value in weight.value.values]
+                    np.testing.assert_array_equal(*values, err_msg=f"{name}: replicas differ")
+            steps = keras.ops.convert_to_numpy(model.optimizer.iterations)
+            results[f"{name}/{devices}/steps"] = steps
+    for devices in ("one", "two"):
+        keras.utils.clear_session()
+        with tempfile.TemporaryDirectory() as folder:
+            drift = WeightDrift(folder, update_freq=3)
+            with two.scope() if devices == "two" else contextlib.nullcontext():
+                train(*case(sgd(0.1, {}), callbacks=[drift]))
+        results |= {f"drift/{devices}/{name}": drift.history[name] for name in DRIFT}
+    for name, inner in REFUSED.items():
+        for kind in ("bare", "layerwise"):
+            try:
+                with two.scope():
+                    train(*case(inner, layerwise=kind == "layerwise"))
+            except RuntimeError as error:
+                results[f"{name}/{kind}"] = str(error)
+    np.savez(out, **results)
+
+
+if __name__ == "__main__":
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    main(sys.argv[1])
