@@ -24,7 +24,7 @@ def demo(tmp_path_factory):
     run = subprocess.run(
         [sys.executable, "examples/finetune_digits.py", "--quick", "--seeds=1", "--logdir", logs],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
         check=False,
