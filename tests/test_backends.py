@@ -227,11 +227,16 @@ def torch_step(model, compile_as):
 
 
 class At(keras.callbacks.Callback):
-    """Calls a function of the optimizer before a step, or after the one before."""
+    """Calls a function of the optimizer before a step, or after the one before.
+
+    Keeps every compiled step alive: JAX would take an old one, of a method that
+    compares equal, for the new one.
+    """
 
     def __init__(self, changes, after):
         super().__init__()
         self.changes, self.after = changes, after
+        self.kept = []
 
     def on_train_begin(self, logs=None):
         self.model.optimizer.attach(self.model)
@@ -241,6 +246,7 @@ class At(keras.callbacks.Callback):
             self.changes[batch](self.model.optimizer)
 
     def on_train_batch_end(self, batch, logs=None):
+        self.kept.append(self.model.train_function)
         if self.after and batch + 1 in self.changes:
             self.changes[batch + 1](self.model.optimizer)
 
