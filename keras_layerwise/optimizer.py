@@ -204,7 +204,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 with keras.name_scope(self.name, caller=self):
                     self.build(trainable_variables)
             self._check_variables_are_known(trainable_variables)
-        self._set("_compiled", self._compiled or _is_compiling())
+        self._set("_compiled", self._compiled or _in_graph())
         active = [
             (gradient, variable)
             for gradient, variable in zip(grads, trainable_variables, strict=True)
@@ -222,11 +222,16 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         trainable_variables: Sequence[Any],
     ) -> tuple[list[Any], list[Any]]:
         """`apply` as a function of values; see ``keras.optimizers.Optimizer``."""
+        self._set("_compiled", True)
         # The base class maps `_trainable_variables`, which are the active ones elsewhere.
+        active = self._trainable_variables
         self._set("_trainable_variables", self._weights)
-        result: tuple[list[Any], list[Any]] = super().stateless_apply(
-            optimizer_variables, grads, trainable_variables
-        )
+        try:
+            result: tuple[list[Any], list[Any]] = super().stateless_apply(
+                optimizer_variables, grads, trainable_variables
+            )
+        finally:
+            self._set("_trainable_variables", active)
         return result
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
@@ -321,7 +326,12 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """
         self._set("_model", weakref.ref(model))
         if self._weights:
-            self._locate(self._weights)
+            positions = self._locate(self._weights)
+            for i, position in enumerate(positions):
+                site = self._sites[position]
+                self._settings[i] = replace(
+                    self._settings[i], path=site.path, layer=site.layer_path
+                )  # fmt: skip
 
     def selected(self, select: Any) -> tuple[Assignment, ...]:
         """The `assignments` of the weights that `select` picks.
@@ -766,13 +776,12 @@ def _number(value: Any) -> float:
     return float(ops.convert_to_numpy(value))
 
 
-def _is_compiling() -> bool:
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+def _in_graph() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
 
-        return not tf.executing_eagerly()
-    return bool(backend == "jax")
+    return not tf.executing_eagerly()
 
 
 def _checkpointed_assignment(owner: LayerwiseOptimizer) -> Any:
