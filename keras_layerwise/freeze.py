@@ -151,10 +151,10 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             record = self._resumed(load_record(self.log_dir), now)
         else:
             record = self._new(values)
-        self._expected = now
         self._record = record
         self._overrides_seen = 0
         self._take_overrides()
+        self._expected = now
         save_record(self.record, self.log_dir)
         self._open()
 
@@ -171,15 +171,15 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         """
         self._note_results(logs or {})
         self._check()
-        try:
-            save_record(self.record, self.log_dir)
-        except OSError as error:
-            warnings.warn(f"The record is behind: {error}. Training goes on.", stacklevel=2)
+        self._save()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Reads everything once more, and completes the record."""
         self._check()
-        self._end(FINISHED)
+        try:
+            self._end(FINISHED)
+        except OSError as error:  # training is done, and its result must not be lost for this
+            warnings.warn(f"The record could not be completed: {error}", stacklevel=2)
 
     def on_train_error(self, error: BaseException) -> None:
         """Completes the record of a training that raised or was interrupted."""
@@ -222,16 +222,11 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         # A resumed run starts where it began or where its callbacks had brought it.
         last = dict(first)
         for change in (*found.changes, *found.overrides):
-            if change["key"] in last:
-                last[change["key"]] = change["new"]
+            last[change["key"]] = change["new"]
         for change in found.timeline:
             last[change.get("key", _RATE)] = change["new"]
         differ = differences(first, now)
-        wrong = [
-            d
-            for d in differ
-            if d.key not in last or differences({d.key: last[d.key]}, {d.key: d.new})
-        ]
+        wrong = [d for d in differ if differences({d.key: last.get(d.key, ABSENT)}, {d.key: d.new})]
         if wrong:
             raise FrozenHyperparameterError(
                 f"{str(self.log_dir)!r} holds a run with other hyperparameters "
@@ -293,7 +288,7 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             changes=[*record.changes, *_entries(changes, step)],
             violations=[*record.violations, *_entries(violations, step)],
         )
-        save_record(self.record, self.log_dir)
+        self._save()
         if violations and self.on_change != "ignore":
             message = (
                 f"Hyperparameters that were recorded as fixed changed, seen at step {step}:\n"
@@ -304,6 +299,12 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             if self.on_change == "raise":
                 raise FrozenHyperparameterError(message)
             warnings.warn(message, stacklevel=2)
+
+    def _save(self) -> None:
+        try:
+            save_record(self.record, self.log_dir)
+        except OSError as error:
+            warnings.warn(f"The record is behind: {error}. Training goes on.", stacklevel=2)
 
     def _planned(self) -> set[str]:
         """Keys of what the plan of a `GradualUnfreeze` has unfrozen up to this epoch."""
