@@ -20,6 +20,7 @@ from keras_layerwise import selectors, structure
 from keras_layerwise.errors import RuleError
 from keras_layerwise.rules import Assignment, Rule, Schedule, Setting
 from keras_layerwise.slots import Slots
+from keras_layerwise.tracing import trace_again
 from keras_layerwise.updates import Updates
 
 _INNER_SETTINGS = (
@@ -640,20 +641,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     def _trace_again(self) -> None:
         model = self._model() if self._model is not None else None
-        if model is None or getattr(model, "train_function", None) is None:
-            return
-        if keras.backend.backend() != "jax":
-            model.make_train_function(force=True)
-            return
-        # JAX takes a method for the one that it traced before where the two compare equal.
-        own, step = vars(model).get("train_step"), model.train_step
-        object.__setattr__(model, "train_step", lambda state, data: step(state, data))
-        try:
-            model.make_train_function(force=True)
-        finally:
-            object.__delattr__(model, "train_step")
-            if own is not None:
-                object.__setattr__(model, "train_step", own)
+        if model is not None:
+            trace_again(model, "train")
 
     def _sync(self) -> None:
         """On JAX, brings the state that training holds back into the variables."""

@@ -24,6 +24,7 @@ from keras_layerwise.errors import RuleError
 from keras_layerwise.inventories import settings_of
 from keras_layerwise.optimizer import LayerwiseOptimizer
 from keras_layerwise.record import differences
+from keras_layerwise.tracing import trace_again
 
 _FIXED = {
     "name": "names are part of the paths that weights are saved under",
@@ -441,8 +442,7 @@ def _take_effect(model: Any) -> None:
     """Has every step that Keras has traced so far traced anew."""
     for part in [model, *(layer for _, layer in _walk(model))]:
         for kind in ("train", "test", "predict"):
-            if getattr(part, f"{kind}_function", None) is not None:
-                getattr(part, f"make_{kind}_function")(force=True)
+            trace_again(part, kind)
     if keras.backend.backend() == "jax":
         # Keras's stateless step takes values for exactly these.
         for optimizer in _chain(model):

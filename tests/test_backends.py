@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_layerwise import LayerwiseOptimizer, Rule
+from keras_layerwise import LayerwiseOptimizer, Rule, override
 
 BACKEND = keras.backend.backend()
 STEPS, ROWS = 8, 6
@@ -331,6 +331,16 @@ def test_a_change_needs_no_second_trace():
         assert len(traces) == before + STEPS  # a call per step, and nothing is traced
     else:
         assert len(traces) == before
+
+
+def test_an_override_meets_steps_that_are_still_alive():
+    """JAX would take the test step of before, which compares equal, for the new one."""
+    model = compiled("SGD")
+    before = model.evaluate(X, Y, verbose=0)
+    kept = model.test_function
+    override(model, {"body": {"activation": "sigmoid"}})
+    assert kept is not None
+    assert model.evaluate(X, Y, verbose=0) != before
 
 
 # What one backend has.
