@@ -354,3 +354,55 @@ def test_gradual_unfreeze_needs_the_optimizer():
     model.compile("adam", loss="mse")
     with pytest.raises(RuleError, match="Wrap it"):
         fit(model, callbacks=[GradualUnfreeze({1: "body"})])
+
+
+def test_a_weight_frozen_in_mid_run_leaves_the_average():
+    """Keras would go on averaging it, and write the average over it."""
+    inner = O.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=1)
+    optimizer = LayerwiseOptimizer(inner, {})
+    weights = [variable([1.0], "w0"), variable([1.0], "w1")]
+    optimizer.build(weights)
+    for _ in range(3):
+        optimizer.apply([tensor([1.0])] * 2, weights)
+    before = numpy(weights[0])[0]
+    optimizer.freeze("w0")
+    for _ in range(3):
+        optimizer.apply([tensor([1.0])] * 2, weights)
+    optimizer.finalize_variable_values(weights)
+    assert numpy(weights[0])[0] == before
+    assert numpy(weights[1])[0] < before
+    optimizer.unfreeze("w0")
+    optimizer.apply([tensor([1.0])] * 2, weights)
+    assert numpy(weights[0])[0] == pytest.approx(before - 0.5 * 0.1)
+
+
+def test_freezing_while_gradients_are_accumulated():
+    optimizer = LayerwiseOptimizer(O.SGD(0.1, gradient_accumulation_steps=2), {})
+    weights = [variable([1.0], "w0"), variable([1.0], "w1")]
+    optimizer.build(weights)
+    optimizer.apply([tensor([1.0])] * 2, weights)
+    optimizer.freeze("w0")
+    optimizer.apply([tensor([1.0])] * 2, weights)
+    assert [numpy(w)[0] for w in weights] == pytest.approx([1.0, 0.9])
+
+
+def test_a_model_that_is_not_built_is_resolved_at_the_first_batch():
+    model = models.subclassed()
+    rules = {lambda layer, weight: layer.name == "body": 0.1, keras.layers.Dense: Rule(frozen=True)}
+    optimizer = LayerwiseOptimizer("adam", rules, model=model)
+    model.compile(optimizer, loss="mse")
+    fit(model, epochs=1)
+    assert [(a.path, a.multiplier, a.frozen) for a in optimizer.assignments] == [
+        ("body/kernel", 0.1, False),
+        ("body/bias", 0.1, False),
+        ("head/kernel", 1.0, True),
+        ("head/bias", 1.0, True),
+    ]
+
+
+def test_settings_of_the_inner_optimizer_are_reached_through_the_wrapper():
+    inner = O.Adam(0.1)
+    optimizer = LayerwiseOptimizer(inner, {})
+    optimizer.beta_1 = 0.5
+    optimizer.clipnorm = 1.0
+    assert (inner.beta_1, inner.clipnorm, optimizer.epsilon) == (0.5, 1.0, inner.epsilon)
