@@ -38,6 +38,7 @@ from keras_layerwise.record import (
     plain,
     save_record,
 )
+from keras_layerwise.reference import is_chief
 from keras_layerwise.selectors import select
 from keras_layerwise.unfreeze import GradualUnfreeze
 
@@ -147,7 +148,7 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         values = self._read()
         now = self._flat(values)
         self._rate = learning_rate(model)
-        if (self.log_dir / schema.RECORD_FILE).exists():
+        if is_chief() and (self.log_dir / schema.RECORD_FILE).exists():
             record = self._resumed(load_record(self.log_dir), now)
         else:
             record = self._new(values)
@@ -155,8 +156,9 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         self._overrides_seen = 0
         self._take_overrides()
         self._expected = now
-        save_record(self.record, self.log_dir)
-        self._open()
+        if is_chief():
+            save_record(self.record, self.log_dir)
+            self._open()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes what callbacks changed since the last epoch."""
@@ -253,11 +255,11 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         """Removes the end of the part before: TensorBoard would show it for ever."""
         if found.end_file and found.end_file == Path(found.end_file).name:
             with contextlib.suppress(FileNotFoundError):
-                (self.log_dir / found.end_file).unlink()
+                (self.log_dir / schema.RECORD_DIR / found.end_file).unlink()
 
     def _open(self) -> None:
         record = self.record
-        self._writer = EventWriter(self.log_dir)
+        self._writer = EventWriter(self.log_dir / schema.RECORD_DIR)
         atexit.register(self._at_exit)
         started = datetime.fromisoformat(record.started or _now()).timestamp()
         row = flat(record.values)
@@ -301,6 +303,8 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             warnings.warn(message, stacklevel=2)
 
     def _save(self) -> None:
+        if not is_chief():
+            return
         try:
             save_record(self.record, self.log_dir)
         except OSError as error:
@@ -370,7 +374,7 @@ class FreezeHyperparameters(keras.callbacks.Callback):
     def _end(self, status: str, error: str | None = None) -> None:
         writer, self._writer = self._writer, None
         atexit.unregister(self._at_exit)
-        if writer is None:
+        if writer is None and is_chief():
             return
         fingerprints = dict(self.record.fingerprints)
         fingerprints.pop("final_weights", None)
@@ -379,10 +383,12 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         self._record = replace(
             self.record, status=status, ended=_now(), error=error, fingerprints=fingerprints
         )
+        if writer is None:
+            return
         self._write_record(writer)
         writer.close()
         # In a file of its own, so that a resumption can take it back.
-        end = EventWriter(self.log_dir)
+        end = EventWriter(self.log_dir / schema.RECORD_DIR)
         end.summary(hparams.session_end(status == FINISHED, time.time()), 0)
         end.close()
         self._record = replace(self._record, end_file=end.path.name)

@@ -3,7 +3,7 @@
 ::
 
     <log_dir>/hyperparameters.json            the frozen record
-    <log_dir>/events.out.tfevents.*           HParams row, text, record (tag RECORD)
+    <log_dir>/hparams/events.out.tfevents.*   HParams row, text, record (tag RECORD)
     <log_dir>/drift/events.out.tfevents.*     drift vectors, alarms
     <log_dir>/drift/reference.npz             the initial weights, for a resumed run
     <log_dir>/rates/events.out.tfevents.*     learning-rate vectors, changes
@@ -24,6 +24,8 @@ VERSION = 1
 
 RECORD_FILE = "hyperparameters.json"
 REFERENCE_FILE = "reference.npz"
+# Not `log_dir` itself: TensorBoard finds no metrics for a row of the run ".".
+RECORD_DIR = "hparams"
 DRIFT_DIR = "drift"
 RATES_DIR = "rates"
 

@@ -69,7 +69,7 @@ def write_record(run, user, status="finished", weights=("start", "end"), **field
         },
         **fields,
     )
-    with writing(run) as writer:
+    with writing(run / schema.RECORD_DIR) as writer:
         writer.messages(schema.Series("record"), schema.RECORD, [record.to_json()], 0)
 
 

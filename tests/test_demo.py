@@ -70,5 +70,6 @@ def test_every_run_left_a_record_and_its_charts(demo, way):
     record = kl.load_record(run)
     assert record.status == "finished"
     assert record["user"] == {"way": way, "seed": 0, "examples": 10}
-    for directory in (run, run / schema.DRIFT_DIR, run / schema.RATES_DIR):
+    for name in (schema.RECORD_DIR, schema.DRIFT_DIR, schema.RATES_DIR):
+        directory = run / name
         assert list(directory.glob("events.out.tfevents.*")), directory

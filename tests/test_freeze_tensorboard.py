@@ -99,6 +99,11 @@ def train_again(log_dir):
     return train(log_dir, Interrupt())
 
 
+def _run(name):
+    """The run's directory; the row is that of a directory in it."""
+    return name.removesuffix(schema.RECORD_DIR).rstrip("/")
+
+
 class Server:
     def __init__(self, log_dir, load_fast):
         with socket.socket() as probe:
@@ -134,7 +139,7 @@ class Server:
             "includeMetrics": True,
         }
         answer = self.ask("/data/plugin/hparams/session_groups", request)
-        return {group["name"]: group for group in answer["sessionGroups"]}
+        return {_run(group["name"]): group for group in answer["sessionGroups"]}
 
     def wait(self, condition):
         """TensorBoard starts and loads when it likes; whoever hangs meets pytest's limit."""
@@ -175,9 +180,10 @@ def test_every_run_is_a_complete_row(runs, load_fast):
     with serve(root, load_fast, ended(3)) as board:
         board.wait(lambda b: len(b.groups()["good"]["sessions"][0].get("metricValues", [])) >= 8)
         experiment, groups = board.experiment(), board.groups()
-        assert sorted(board.ask("/data/runs")) == ["again", "bad", "good", "good/train"]
+        rows = [f"{name}/{schema.RECORD_DIR}" for name in ("again", "bad", "good")]
+        assert sorted(board.ask("/data/runs")) == [*rows, "good/train"]
         texts = board.ask("/data/plugin/text/tags")
-        text = board.ask("/data/plugin/text/text?run=good&tag=hyperparameters")[0]["text"]
+        text = board.ask("/data/plugin/text/text?run=good%2Fhparams&tag=hyperparameters")[0]["text"]
         filtered = {
             name: list(board.groups({"hparam": name, "filterDiscrete": domain}))
             for name, domain in {
@@ -187,7 +193,7 @@ def test_every_run_is_a_complete_row(runs, load_fast):
             }.items()
         }
     columns = [info["name"] for info in experiment["metricInfos"]]
-    assert [name["tag"] for name in columns[:8]] == FINAL
+    assert [name["tag"] for name in columns] == FINAL
     assert set(groups) == {"good", "bad", "again"}
     sessions = {name: group["sessions"][0] for name, group in groups.items()}
     assert sessions["good"]["status"] == "STATUS_SUCCESS"
@@ -212,7 +218,7 @@ def test_every_run_is_a_complete_row(runs, load_fast):
     # A filter by all values that there are must keep every run.
     for name, kept in filtered.items():
         assert sorted(kept) == ["again", "bad", "good"], name
-    assert "hyperparameters" in texts["good"]
+    assert "hyperparameters" in texts["good/hparams"]
     assert "日本語" in text
     assert "<table>" in text
 
@@ -223,9 +229,10 @@ def test_the_run_itself_can_be_the_log_directory(runs, load_fast):
         (group,) = board.groups().values()
         assert group["sessions"][0]["status"] == "STATUS_FAILURE"
         assert group["hparams"]["user/scale"] == 0.5
-        assert list(board.ask("/data/runs")) == ["."]
-        # TensorBoard looks for the metrics of the run "." in "./.": no values, with any writer.
+        assert list(board.ask("/data/runs")) == [schema.RECORD_DIR]
         assert [m["name"]["tag"] for m in board.experiment()["metricInfos"]] == FINAL
+        shown = {v["name"]["tag"]: v["value"] for v in group["sessions"][0]["metricValues"]}
+        assert sorted(shown) == sorted(FINAL)
 
 
 def test_a_run_that_is_resumed_under_the_eyes_of_a_server(tmp_path, load_fast):
@@ -244,7 +251,7 @@ def test_the_tab_finds_the_whole_record_at_start_and_end(runs):
     root, records = runs
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(root / "good"), tensor_size_guidance={"tensors": 0})
+    events = EventAccumulator(str(root / "good" / schema.RECORD_DIR), tensor_size_guidance={"tensors": 0})
     events.Reload()
     metadata = events.SummaryMetadata(schema.RECORD).plugin_data
     assert metadata.plugin_name == schema.PLUGIN
@@ -258,7 +265,8 @@ def test_the_tab_finds_the_whole_record_at_start_and_end(runs):
 
 def test_a_killed_run_has_values_and_no_end(tmp_path, load_fast):
     train(tmp_path / "run")
-    (end,) = [p for p in (tmp_path / "run").iterdir() if p.name == train_end(tmp_path / "run")]
+    written = (tmp_path / "run" / schema.RECORD_DIR).iterdir()
+    (end,) = [path for path in written if path.name == train_end(tmp_path / "run")]
     shutil.move(end, tmp_path / "elsewhere")
     with serve(
         tmp_path,

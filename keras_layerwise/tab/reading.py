@@ -25,6 +25,7 @@ EVERYTHING = 2**31 - 1
 _CACHED = 64
 
 _DIRECTORIES = {
+    "record": schema.RECORD_DIR,
     "drift": schema.DRIFT_DIR,
     "alarms": schema.DRIFT_DIR,
     "rates": schema.RATES_DIR,
@@ -296,5 +297,5 @@ def _group(member: str, kind: str) -> str:
 
 def _members(name: str) -> list[str]:
     """TensorBoard's runs that the run `name` may consist of."""
-    inside = [schema.DRIFT_DIR, schema.RATES_DIR]
+    inside = sorted(set(_DIRECTORIES.values()))
     return [name, *(posixpath.join(name, part) if name != "." else part for part in inside)]
