@@ -152,11 +152,15 @@ def _stable_name(layer: Any, counts: Counter[str]) -> str:
 def weights_fingerprint(model: Any) -> str:
     """SHA-256 of every weight's dtype, shape and bytes, in the model's order.
 
-    The same for equal weights on every backend, and after save and reload.
+    The same for equal weights on every backend, and after save and reload;
+    ``"unknown"`` where other processes hold parts of the weights.
     """
     digest = hashlib.sha256()
     for site in structure.sites(model):
-        value = np.ascontiguousarray(keras.ops.convert_to_numpy(site.weight.value))
+        value = site.weight.value
+        if not (getattr(value, "is_fully_addressable", True) or value.is_fully_replicated):
+            return UNKNOWN
+        value = np.ascontiguousarray(keras.ops.convert_to_numpy(value))
         little = value.astype(value.dtype.newbyteorder("<"), copy=False)
         shape = ",".join(str(size) for size in value.shape)
         digest.update(f"{keras.backend.standardize_dtype(site.weight.dtype)}[{shape}]".encode())
