@@ -2,7 +2,9 @@
 
 import argparse
 import fnmatch
+import importlib.util
 import json
+import logging
 import os
 import sys
 import time
@@ -31,6 +33,8 @@ def main() -> int:
     if options.readme:
         return _write_readme()
     backend = machine.choose_backend()
+    # TensorFlow warns of many traces in one process, which is what is measured.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     from benchmarks import cases
 
     chosen = [
@@ -46,7 +50,7 @@ def main() -> int:
         print(*(f"{case.name:36} {case.title}" for case in chosen or cases.all_cases()), sep="\n")
         return 0 if options.list else 2
     about = machine.describe()
-    print(report.machine_line(about, [backend]), flush=True)
+    print(report.machine_line(about), flush=True)
     seconds = options.seconds or (2.0 if options.quick else 8.0)
     done, failed = {}, []
     start = time.perf_counter()
@@ -85,8 +89,10 @@ def _write(folder: Path, backend: str, about: dict[str, Any], done: dict[str, An
     record[backend] = {"machine": about, "cases": {**(before["cases"] if same else {}), **done}}
     path.write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(report.markdown(record))
-    for plot in report.plots(record, folder):
-        print(plot.name)
+    if importlib.util.find_spec("matplotlib"):
+        report.plots(record, folder)
+    else:
+        print("No plots: matplotlib is not installed.")
     print(path)
 
 

@@ -87,6 +87,8 @@ def groups(model: Any, count: int | None) -> dict[str, float]:
 def stepper(name: str, model: Any) -> Callable[[int], None]:
     """Trains a compiled model for some steps, as ``fit`` does, and waits for the device."""
     x, y = batch(name, model)
+    # As `fit` does: metrics and slots are made before the step is traced.
+    model._symbolic_build(data_batch=(x, y))
     model.make_train_function()
     return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()](
         model, x, y
@@ -110,7 +112,6 @@ def _jax(model: Any, x: Any, y: Any) -> Callable[[int], None]:
     import jax
 
     kinds = ("trainable", "non_trainable", "optimizer", "metrics")
-    model._symbolic_build(data_batch=(x, y))
     state = model._get_jax_state(
         **{f"{kind}_variables": True for kind in kinds}, purge_model_variables=True
     )
@@ -125,7 +126,6 @@ def _jax(model: Any, x: Any, y: Any) -> Callable[[int], None]:
 
 
 def _torch(model: Any, x: Any, y: Any) -> Callable[[int], None]:
-    model._symbolic_build(data_batch=(x, y))
     model.train()
 
     def run(steps: int) -> None:

@@ -17,12 +17,13 @@ def rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
     for result in results:
         for side, ratio in result["ratios"].items():
             own = side in OURS
+            low, high = _short(ratio["low"]), _short(ratio["high"])
             against = result["baseline"] if own else f"{side} to {result['baseline']}"
             found.append(
                 [
                     result["title"],
                     against,
-                    f"{_short(ratio['median'])} ({_short(ratio['low'])} to {_short(ratio['high'])})",
+                    f"{_short(ratio['median'])} ({low} to {high})",
                     "" if result["floor"] is None else f"±{result['floor']:.3f}",
                     ratio["verdict"],
                     _held(result, ratio) if own else "",
@@ -38,12 +39,13 @@ def table(results: Iterable[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def machine_line(machine: dict[str, Any], backends: Iterable[str]) -> str:
+def machine_line(machine: dict[str, Any]) -> str:
     """The machine and the versions in a sentence."""
     versions = machine["versions"]
     names = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
     device = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
-    return f"{device}, {machine['memory_gib']} GiB; {names}; commit {machine['commit']}, {machine['date']}"
+    when = f"commit {machine['commit']}, {machine['date']}"
+    return f"{device}, {machine['memory_gib']} GiB; {names}; {when}"
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -52,7 +54,7 @@ def markdown(record: dict[str, Any]) -> str:
     for backend, part in record.items():
         parts += [
             f"## {backend}",
-            machine_line(part["machine"], [backend]),
+            machine_line(part["machine"]),
             table(part["cases"].values()),
             "Time of one step, and of the first (with trace and compilation):",
             _times(part["cases"].values()),
@@ -67,7 +69,7 @@ def readme(text: str, records: dict[str, dict[str, Any]]) -> str:
         for backend, part in record.items():
             shown = [case for case in part["cases"].values() if case["headline"]]
             if shown:
-                parts += [f"{backend}: {machine_line(part['machine'], [backend])}", table(shown)]
+                parts += [f"{backend}: {machine_line(part['machine'])}", table(shown)]
     if not any(part["machine"]["gpu"] for record in records.values() for part in record.values()):
         parts.append("Figures from a GPU are missing: none could be had.")
     body = "\n\n".join(parts)

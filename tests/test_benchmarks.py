@@ -1,0 +1,118 @@
+"""The arithmetic and the tables of the benchmarks; nothing here is timed."""
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import machine, measure, report
+from benchmarks.measure import Ratio
+
+
+def test_the_interval_holds_the_true_median_95_times_in_100():
+    rng = np.random.default_rng(0)
+    trials = [measure.interval(rng.exponential(size=25)) for _ in range(2000)]
+    held = sum(found.low <= math.log(2) <= found.high for found in trials) / len(trials)
+    assert 0.95 <= held <= 0.99
+
+
+@pytest.mark.parametrize(
+    # From tables of the sign test: the smallest and largest but k of n samples.
+    ("count", "rank"),
+    [(1, 0), (5, 0), (6, 0), (9, 1), (12, 2), (25, 7), (100, 39)],
+)
+def test_the_interval_is_between_these_ranks(count, rank):
+    found = measure.interval([float(i) for i in range(count)])
+    assert (found.low, found.high) == (rank, count - 1 - rank)
+    assert found.median == (count - 1) / 2
+
+
+def test_ratios_are_of_neighbours():
+    # The machine became ten times slower in the middle of the run.
+    baseline = [1.0, 1.0, 10.0, 10.0]
+    assert measure.ratios([2.0, 2.0, 20.0, 20.0], baseline) == Ratio(2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "floor", "expected"),
+    [
+        (Ratio(1.01, 0.99, 1.03), 0.0, "no difference"),
+        (Ratio(1.01, 1.005, 1.02), 0.015, "no difference"),
+        (Ratio(1.03, 1.02, 1.04), 0.01, "more"),
+        (Ratio(0.9, 0.85, 0.95), 0.05, "less"),
+    ],
+)
+def test_a_difference_is_beyond_noise_and_interval(ratio, floor, expected):
+    assert measure.verdict(ratio, floor) == expected
+
+
+def test_the_floor_is_the_farther_end():
+    assert measure.noise_floor(Ratio(1.0, 0.97, 1.01)) == pytest.approx(0.03)
+
+
+def test_sides_take_turns_and_each_begins_some():
+    calls = []
+
+    def side(name):
+        return lambda steps: calls.append(name)
+
+    samples = measure.in_turns({"a": side("a"), "b": side("b")}, seconds=0, at_least=4)
+    assert calls[-8:] == list("abbaabba")
+    assert {name: len(found) for name, found in samples.items()} == {"a": 4, "b": 4}
+
+
+def test_slope():
+    assert measure.slope([1, 2, 4], [5, 7, 11]) == pytest.approx(2)
+
+
+def result(**changes):
+    return {
+        "title": "a step",
+        "target": 1.02,
+        "strict": True,
+        "headline": True,
+        "baseline": "bare",
+        "seconds": {"bare": 0.01, "LayerwiseOptimizer": 0.0101},
+        "ratios": {
+            "LayerwiseOptimizer": {
+                "median": 1.01,
+                "low": 1.0,
+                "high": 1.03,
+                "verdict": "no difference",
+            }
+        },
+        "floor": 0.02,
+        **changes,
+    }
+
+
+ABOUT = {
+    "processor": "Some CPU @ 2.0GHz", "cores": 2, "memory_gib": 8, "gpu": None,
+    "versions": {"keras": "3"}, "commit": "abc", "date": "2026-01-01",
+}  # fmt: skip
+
+
+def test_a_target_for_the_interval_is_held_to_its_end():
+    assert report.rows([result()])[0][-1] == "≤ 1.02: **missed**"
+    assert report.rows([result(strict=False)])[0][-1] == "≤ 1.02: held"
+
+
+def test_the_readme_gets_the_headlines_between_its_markers():
+    cases = {"a": result(), "b": result(title="a detail", headline=False)}
+    record = {"tensorflow": {"machine": ABOUT, "cases": cases}}
+    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    written = report.readme(text, {"cpu": record})
+    assert written.startswith("before\n")
+    assert written.endswith("\nafter\n")
+    assert "a step" in written
+    assert "old" not in written
+    assert "a detail" not in written
+    assert "GPU are missing" in written
+    assert report.readme(written, {"cpu": record}) == written
+    with pytest.raises(ValueError, match="put both where"):
+        report.readme("no place", {"cpu": record})
+
+
+def test_one_file_for_each_kind_of_machine():
+    assert machine.kind(ABOUT) == "some-cpu-2-0ghz-2-cores"
+    assert machine.kind({**ABOUT, "gpu": "NVIDIA H100"}) == "nvidia-h100"
