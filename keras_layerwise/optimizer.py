@@ -59,8 +59,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     weight's own rate η_w and decay λ_w, as in a parameter group of PyTorch. A
     frozen weight is left out of everything, global-norm clipping included, as
     if its layer had ``trainable = False``, but stays among the model's
-    trainable weights. With all multipliers 1 and no other rule, training is
-    bit-identical to the inner optimizer's.
+    trainable weights. With all multipliers 1, no other rule and
+    ``fused=False``, training is bit-identical to the inner optimizer's.
 
     The inner optimizer advances once per step. ``learning_rate`` is the inner
     optimizer's: schedules and callbacks change it and the ratios between
@@ -80,6 +80,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         model: the model to be trained; needed for classes and callables, and
             to check the rules at once rather than at the first step.
         name: of this optimizer.
+        fused: on TensorFlow, update through its single kernels for SGD, Adam,
+            AdamW, RMSprop and Adagrad where they compute Keras's formula:
+            equal to a relative 1e-6 over 100 steps, and faster. Without it
+            the updates are Keras's own, bit for bit.
 
     Raises:
         RuleError: for a rule that cannot hold; see

@@ -126,6 +126,11 @@ def drift_tag(statistic: str, revision: int = 0) -> str:
     return f"{PLUGIN}/drift/{statistic}" + (f"/{revision}" if revision else "")
 
 
+def rates_tag(revision: int = 0) -> str:
+    """The tag of the learning rates; for `revision` see `drift_tag`."""
+    return RATES + (f"/{revision}" if revision else "")
+
+
 def alarm(kind: str, row: str, step: int, message: str) -> dict[str, Any]:
     """An alarm's message; `kind` is ``frozen_moved``, ``trainable_still`` or ``nonfinite``."""
     return {"kind": kind, "row": row, "step": step, "message": message}

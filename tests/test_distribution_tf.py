@@ -1,6 +1,8 @@
 """`tf.distribute.MirroredStrategy` on two logical devices: the same numbers as on one."""
 
 import os
+import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,17 +21,15 @@ SAME = [
 CLIPPED = ["clipnorm", "global_clipnorm", "clipvalue"]
 
 
-def run(script, *arguments, **environment):
-    """Runs a worker in a process of its own: devices are set before TensorFlow starts."""
-    found = subprocess.run(
+def start(script, *arguments):
+    """Starts a worker in a process of its own: devices are set before TensorFlow starts."""
+    return subprocess.Popen(
         [sys.executable, str(WORKERS / script), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    assert found.returncode == 0, found.stderr[-4000:]
-    return found.stdout
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def results(tmp_path_factory):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("asks for tf.distribute")
     out = tmp_path_factory.mktemp("mirrored") / "results.npz"
-    run("mirrored.py", out)
+    process = start("mirrored.py", out)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output[-4000:]
     with np.load(out) as found:
         return dict(found)
 
@@ -78,3 +80,35 @@ def test_what_keras_cannot_do_under_replicas_fails_as_in_keras(results, name):
     """When this fails, Keras can: move the case to `CASES`."""
     assert "merge_call" in str(results[f"{name}/bare"])
     assert "merge_call" in str(results[f"{name}/layerwise"])
+
+
+def two_workers(what, folder):
+    with socket.socket() as one, socket.socket() as other:
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        addresses = ",".join(f"127.0.0.1:{free.getsockname()[1]}" for free in (one, other))
+    workers = [start("multi_worker.py", what, addresses, i, folder / f"{i}.npz") for i in range(2)]
+    outputs = [worker.communicate()[0] for worker in workers]
+    return [worker.returncode for worker in workers], outputs
+
+
+def test_a_loop_of_ones_own_trains_on_two_workers_as_on_one(tmp_path):
+    codes, outputs = two_workers("loop", tmp_path)
+    assert codes == [0, 0], outputs
+    worker = runpy.run_path(str(WORKERS / "multi_worker.py"))
+    model, optimizer = worker["make"]()
+    for i in range(0, len(worker["X"]), worker["BATCH"]):
+        rows = slice(i, i + worker["BATCH"])
+        found = worker["gradients"](model, worker["X"][rows], worker["Y"][rows])
+        optimizer.apply(found, model.trainable_variables)
+    for i in range(2):
+        with np.load(tmp_path / f"{i}.npz") as found:
+            for expected, value in zip(model.weights, found.values(), strict=True):
+                np.testing.assert_allclose(value, expected.numpy(), rtol=2e-5, atol=2e-6)
+
+
+def test_fit_does_not_train_on_two_workers_with_any_optimizer(tmp_path):
+    """Keras issue 20585. When this fails, Keras can: say so in the README and test it."""
+    codes, outputs = two_workers("fit", tmp_path)
+    assert codes != [0, 0]
+    assert "PerReplica" in outputs[0]

@@ -172,3 +172,21 @@ def test_a_log_dir_that_can_not_be_written_is_an_error_before_the_first_step(tmp
     with pytest.raises(OSError, match="file"):
         fit(model, kl.LearningRateMonitor(tmp_path / "file"))
     assert int(model.optimizer.iterations) == 0
+
+
+def test_rows_that_change_get_a_tag_of_their_own(tmp_path):
+    """TensorBoard keeps the rows that a tag was first written with."""
+    model = network()
+    monitor = kl.LearningRateMonitor(tmp_path)
+    slow = {"body": 0.1}
+    model.compile(kl.LayerwiseOptimizer("sgd", slow, model=model), "mse")
+    fit(model, monitor)
+    model.get_layer("body").enable_lora(2)
+    late = {"body/lora*": 2.0, **slow}
+    model.compile(kl.LayerwiseOptimizer("sgd", late, model=model), "mse")
+    fit(model, monitor)
+    first, _, values = series(tmp_path, schema.RATES)
+    assert {len(value) for value in values} == {len(first.rows)}
+    second, _, values = series(tmp_path, schema.rates_tag(1))
+    assert {len(value) for value in values} == {len(second.rows)}
+    assert len(second.rows) > len(first.rows)
