@@ -25,7 +25,7 @@ def layer_decay(
     blocks, block i has the multiplier decay^(n − 1 − i + head_steps), what
     comes before decay^(n − 1 + head_steps + 1), the head 1.
 
-    For a vision transformer, with ``block=r"block_(\\d+)"``:
+    For a vision transformer, with ``block="block_[0-9]+"``:
 
     - timm (``group_with_matcher``): ``layer_decay(vit, 0.75, block)``
     - MAE, BEiT (``util/lr_decay.py``), the final norm at 1:
@@ -152,7 +152,9 @@ def _visit(model: Any, start: int, depths: dict[Any, int]) -> int:
     after: dict[int, int] = {}
     for level in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[level]:
-            begin = max((after.get(id(parent), start) for parent in node.parent_nodes), default=start)
+            begin = max(
+                (after.get(id(parent), start) for parent in node.parent_nodes), default=start
+            )
             after[id(node)] = _place(node.operation, begin, depths)
     return max(after.values(), default=start)
 
@@ -176,9 +178,7 @@ def _in_head(model: Any, units: Sequence[tuple[Any, int]], head: Any) -> set[Any
         return {units[-1][0]}
     sites = structure.sites(model)
     picked = {id(sites[i].weight) for i in selectors.select(head, sites)}
-    in_head = {
-        layer for layer, _ in units if any(id(w) in picked for w in layer.trainable_weights)
-    }
+    in_head = {layer for layer, _ in units if any(id(w) in picked for w in layer.trainable_weights)}
     if not in_head:
         raise RuleError(
             f"`head`={selectors.label(head)!r} selects no layer with trainable weights. The "

@@ -137,5 +137,8 @@ def alarm(kind: str, row: str, step: int, message: str) -> dict[str, Any]:
 
 
 def change(what: str, row: str, step: int, old: Any, new: Any) -> dict[str, Any]:
-    """A change's message; `what` is ``frozen``, ``unfrozen``, ``multiplier`` or ``weight_decay``."""
+    """A change's message.
+
+    `what` is ``frozen``, ``unfrozen``, ``multiplier`` or ``weight_decay``.
+    """
     return {"what": what, "row": row, "step": step, "old": old, "new": new}

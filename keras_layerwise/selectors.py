@@ -88,9 +88,7 @@ def needs_model(selector: Any) -> bool:
     """Whether `selector` can be answered only where the layers are known."""
     if isinstance(selector, (list, tuple)):
         return any(needs_model(member) for member in selector)
-    if isinstance(selector, (str, re.Pattern)) or is_layer(selector):
-        return False
-    return True
+    return not (isinstance(selector, (str, re.Pattern)) or is_layer(selector))
 
 
 def label(selector: Any) -> str:

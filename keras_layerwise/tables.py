@@ -51,7 +51,7 @@ def assignment_table(
     name: str, assignments: "Sequence[Assignment]", per_weight: bool = False
 ) -> str:  # fmt: skip
     """The table of ``LayerwiseOptimizer.summary``."""
-    groups: "dict[str, list[Assignment]]" = {}
+    groups: dict[str, list[Assignment]] = {}
     for assignment in assignments:
         groups.setdefault(assignment.path if per_weight else assignment.layer, []).append(
             assignment
@@ -84,10 +84,7 @@ def assignment_table(
     frozen = sum(a.parameters for a in assignments if a.frozen)
     trained = sum(a.parameters for a in assignments) - frozen
     table = render(f'Optimizer: "{name}"', columns, rows)
-    return (
-        f"{table}\n"
-        f" Trained parameters: {trained:,}\n Frozen parameters: {frozen:,}"
-    )
+    return f"{table}\n Trained parameters: {trained:,}\n Frozen parameters: {frozen:,}"
 
 
 def _each(values: Iterable[str]) -> str:

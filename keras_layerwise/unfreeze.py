@@ -32,9 +32,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
 
     >>> import keras
     >>> from keras_layerwise import LayerwiseOptimizer, Rule
-    >>> model = keras.Sequential(
-    ...     [keras.Input((4,)), keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="head")]
-    ... )
+    >>> body, head = keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="head")
+    >>> model = keras.Sequential([keras.Input((4,)), body, head])
     >>> frozen_body = {"body": Rule(multiplier=0.1, frozen=True)}
     >>> model.compile(LayerwiseOptimizer("adam", frozen_body, model=model), loss="mse")
     >>> x, y = keras.ops.ones((8, 4)), keras.ops.ones((8, 2))

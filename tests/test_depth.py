@@ -1,5 +1,7 @@
 """The published tables of layer-wise rates, and depth from the model's graph."""
 
+import itertools
+
 import keras
 import pytest
 
@@ -87,7 +89,7 @@ def test_fastai_slice_over_three_groups():
 
 def test_ulmfit():
     multipliers = list(layer_decay(dense_chain(4), 1 / 2.6).values())
-    for lower, upper in zip(multipliers, multipliers[1:], strict=False):
+    for lower, upper in itertools.pairwise(multipliers):
         assert upper / lower == pytest.approx(2.6)
     assert multipliers[-1] == 1.0
 

@@ -251,7 +251,9 @@ def test_the_tab_finds_the_whole_record_at_start_and_end(runs):
     root, records = runs
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(root / "good" / schema.RECORD_DIR), tensor_size_guidance={"tensors": 0})
+    events = EventAccumulator(
+        str(root / "good" / schema.RECORD_DIR), tensor_size_guidance={"tensors": 0}
+    )
     events.Reload()
     metadata = events.SummaryMetadata(schema.RECORD).plugin_data
     assert metadata.plugin_name == schema.PLUGIN

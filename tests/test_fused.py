@@ -10,18 +10,20 @@ from keras_layerwise import fused
 from keras_layerwise.optimizer import LayerwiseOptimizer
 from keras_layerwise.rules import Rule
 
-O = keras.optimizers  # noqa: E741
+optimizers = keras.optimizers
 
 FUSED = {
-    "sgd": lambda **k: O.SGD(0.01, **k),
-    "momentum": lambda **k: O.SGD(0.01, momentum=0.9, **k),
-    "nesterov": lambda **k: O.SGD(0.01, momentum=0.9, nesterov=True, **k),
-    "adam": lambda **k: O.Adam(1e-3, **k),
-    "adam_other_betas": lambda **k: O.Adam(1e-3, beta_1=0.0, beta_2=0.9999, epsilon=1e-4, **k),
-    "adamw": lambda **k: O.AdamW(1e-3, **{"weight_decay": 0.1, **k}),
-    "rmsprop": lambda **k: O.RMSprop(1e-3, **k),
-    "rmsprop_momentum": lambda **k: O.RMSprop(1e-3, rho=0.99, momentum=0.5, **k),
-    "adagrad": lambda **k: O.Adagrad(0.01, **k),
+    "sgd": lambda **k: optimizers.SGD(0.01, **k),
+    "momentum": lambda **k: optimizers.SGD(0.01, momentum=0.9, **k),
+    "nesterov": lambda **k: optimizers.SGD(0.01, momentum=0.9, nesterov=True, **k),
+    "adam": lambda **k: optimizers.Adam(1e-3, **k),
+    "adam_other_betas": lambda **k: optimizers.Adam(
+        1e-3, beta_1=0.0, beta_2=0.9999, epsilon=1e-4, **k
+    ),
+    "adamw": lambda **k: optimizers.AdamW(1e-3, **{"weight_decay": 0.1, **k}),
+    "rmsprop": lambda **k: optimizers.RMSprop(1e-3, **k),
+    "rmsprop_momentum": lambda **k: optimizers.RMSprop(1e-3, rho=0.99, momentum=0.5, **k),
+    "adagrad": lambda **k: optimizers.Adagrad(0.01, **k),
 }
 OPTIONS = {
     "decay": {"weight_decay": 0.05},
@@ -35,7 +37,7 @@ OPTIONS = {
 }
 
 
-class Subclass(O.Adam):
+class Subclass(optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         super().update_step(-gradient, variable, learning_rate)
 
@@ -103,7 +105,7 @@ def test_equals_the_bare_optimizer_with_every_option(name, option):
     def make():
         optimizer = FUSED[name](**OPTIONS[option])
         if option == "schedule":
-            optimizer.learning_rate = O.schedules.ExponentialDecay(1e-3, 10, 0.5)
+            optimizer.learning_rate = optimizers.schedules.ExponentialDecay(1e-3, 10, 0.5)
         return optimizer
 
     expected, _ = train(make(), steps=50)
@@ -137,7 +139,9 @@ def test_unfrozen_late_counts_from_its_own_step():
 
     def run(**options):
         variables = weights()
-        optimizer = LayerwiseOptimizer(O.Adam(1e-3), {"bias": Rule(frozen=True)}, **options)
+        optimizer = LayerwiseOptimizer(
+            optimizers.Adam(1e-3), {"bias": Rule(frozen=True)}, **options
+        )
         optimizer.build(variables)
         for i, grads in enumerate(gradients(40, variables)):
             if i == 10:
@@ -161,15 +165,15 @@ def test_off_it_is_bit_identical(name):
 @pytest.mark.parametrize(
     ("make", "dtype"),
     [
-        (lambda: O.Adam(1e-3, amsgrad=True), "float32"),
-        (lambda: O.RMSprop(1e-3, centered=True), "float32"),
-        (lambda: O.Adagrad(1e-2, epsilon=1e-3), "float32"),
-        (lambda: O.Adagrad(1e-2, initial_accumulator_value=0.0), "float32"),
+        (lambda: optimizers.Adam(1e-3, amsgrad=True), "float32"),
+        (lambda: optimizers.RMSprop(1e-3, centered=True), "float32"),
+        (lambda: optimizers.Adagrad(1e-2, epsilon=1e-3), "float32"),
+        (lambda: optimizers.Adagrad(1e-2, initial_accumulator_value=0.0), "float32"),
         (lambda: Subclass(1e-3), "float32"),
-        (lambda: O.Nadam(1e-3), "float32"),
-        (lambda: O.Adam(1e-3), "float16"),
-        (lambda: O.Adam(1e-3), "bfloat16"),
-        (lambda: O.Adagrad(1e-2), "float64"),
+        (lambda: optimizers.Nadam(1e-3), "float32"),
+        (lambda: optimizers.Adam(1e-3), "float16"),
+        (lambda: optimizers.Adam(1e-3), "bfloat16"),
+        (lambda: optimizers.Adagrad(1e-2), "float64"),
     ],
     ids=[
         "amsgrad",
@@ -212,7 +216,7 @@ def test_inside_keras_loss_scaling():
         import tensorflow as tf
 
         variables = weights()
-        optimizer = O.LossScaleOptimizer(wrap(O.Adam(1e-3)))
+        optimizer = optimizers.LossScaleOptimizer(wrap(optimizers.Adam(1e-3)))
         optimizer.build(variables)
         apply = tf.function(lambda grads: optimizer.apply(grads, variables))
         for i, grads in enumerate(gradients(30, variables)):
@@ -240,9 +244,14 @@ def train(make, **options):
     model.fit(x, x[:, :1], batch_size=8, epochs=5, verbose=0, shuffle=False)
     return model.get_weights()
 
-O = keras.optimizers
-for make in (lambda: O.SGD(0.01, momentum=0.9), lambda: O.AdamW(1e-3), lambda: O.RMSprop(1e-3),
-             lambda: O.Adagrad(0.01)):
+optimizers = keras.optimizers
+makes = (
+    lambda: optimizers.SGD(0.01, momentum=0.9),
+    lambda: optimizers.AdamW(1e-3),
+    lambda: optimizers.RMSprop(1e-3),
+    lambda: optimizers.Adagrad(0.01),
+)
+for make in makes:
     for a, e in zip(train(make), train(make, fused=False), strict=True):
         assert np.linalg.norm(a - e) <= 1e-6 * np.linalg.norm(e), make()
 """
@@ -256,9 +265,11 @@ def test_replicas_are_updated_alike():
 
 def test_the_configuration_keeps_it():
     for value in (True, False):
-        optimizer = LayerwiseOptimizer(O.Adam(), {}, fused=value)
+        optimizer = LayerwiseOptimizer(optimizers.Adam(), {}, fused=value)
         assert LayerwiseOptimizer.from_config(optimizer.get_config()).fused is value
 
 
 def test_only_tensorflow_has_kernels():
-    assert (fused.update_of(O.Adam()) is not None) == (keras.backend.backend() == "tensorflow")
+    assert (fused.update_of(optimizers.Adam()) is not None) == (
+        keras.backend.backend() == "tensorflow"
+    )

@@ -1,39 +1,39 @@
 """The definitions of the design, each against known numbers or the bare optimizer."""
 
 import keras
+import models
 import numpy as np
 import pytest
-
-import models
-from keras_layerwise import LayerwiseOptimizer, Rule
 from models import fit, numpy, tensor, variable, weights_of
 
-O = keras.optimizers
+from keras_layerwise import LayerwiseOptimizer, Rule
+
+optimizers = keras.optimizers
 
 OPTIMIZERS = {
-    "SGD": lambda rate, **kw: O.SGD(rate, **kw),
-    "SGD momentum": lambda rate, **kw: O.SGD(rate, momentum=0.9, **kw),
-    "SGD nesterov": lambda rate, **kw: O.SGD(rate, momentum=0.9, nesterov=True, **kw),
-    "RMSprop": lambda rate, **kw: O.RMSprop(rate, **kw),
-    "RMSprop centered momentum": lambda rate, **kw: O.RMSprop(
+    "SGD": lambda rate, **kw: optimizers.SGD(rate, **kw),
+    "SGD momentum": lambda rate, **kw: optimizers.SGD(rate, momentum=0.9, **kw),
+    "SGD nesterov": lambda rate, **kw: optimizers.SGD(rate, momentum=0.9, nesterov=True, **kw),
+    "RMSprop": lambda rate, **kw: optimizers.RMSprop(rate, **kw),
+    "RMSprop centered momentum": lambda rate, **kw: optimizers.RMSprop(
         rate, momentum=0.9, centered=True, **kw
     ),
-    "Adam": lambda rate, **kw: O.Adam(rate, **kw),
-    "Adam amsgrad": lambda rate, **kw: O.Adam(rate, amsgrad=True, **kw),
-    "AdamW": lambda rate, **kw: O.AdamW(rate, **{"weight_decay": 0.05, **kw}),
-    "Adadelta": lambda rate, **kw: O.Adadelta(rate, **kw),
-    "Adagrad": lambda rate, **kw: O.Adagrad(rate, **kw),
-    "Adamax": lambda rate, **kw: O.Adamax(rate, **kw),
-    "Adafactor": lambda rate, **kw: O.Adafactor(rate, **kw),
-    "Nadam": lambda rate, **kw: O.Nadam(rate, **kw),
-    "Ftrl": lambda rate, **kw: O.Ftrl(rate, **kw),
-    "Lion": lambda rate, **kw: O.Lion(rate, **kw),
+    "Adam": lambda rate, **kw: optimizers.Adam(rate, **kw),
+    "Adam amsgrad": lambda rate, **kw: optimizers.Adam(rate, amsgrad=True, **kw),
+    "AdamW": lambda rate, **kw: optimizers.AdamW(rate, **{"weight_decay": 0.05, **kw}),
+    "Adadelta": lambda rate, **kw: optimizers.Adadelta(rate, **kw),
+    "Adagrad": lambda rate, **kw: optimizers.Adagrad(rate, **kw),
+    "Adamax": lambda rate, **kw: optimizers.Adamax(rate, **kw),
+    "Adafactor": lambda rate, **kw: optimizers.Adafactor(rate, **kw),
+    "Nadam": lambda rate, **kw: optimizers.Nadam(rate, **kw),
+    "Ftrl": lambda rate, **kw: optimizers.Ftrl(rate, **kw),
+    "Lion": lambda rate, **kw: optimizers.Lion(rate, **kw),
 }
 OPTIMIZERS.update(
     {
-        name: (lambda cls: lambda rate, **kw: cls(rate, **kw))(getattr(O, name))
+        name: (lambda cls: lambda rate, **kw: cls(rate, **kw))(getattr(optimizers, name))
         for name in ("Lamb", "Muon", "ScheduleFreeAdamW")
-        if hasattr(O, name)
+        if hasattr(optimizers, name)
     }
 )
 TESTED = {type(make(0.1)) for make in OPTIMIZERS.values()}
@@ -65,8 +65,8 @@ def test_no_optimizer_of_keras_is_missing():
     known = {cls.__mro__[i].__name__ for cls in TESTED for i in (0, 1)}
     found = {
         name
-        for name, value in vars(O).items()
-        if isinstance(value, type) and issubclass(value, O.Optimizer)
+        for name, value in vars(optimizers).items()
+        if isinstance(value, type) and issubclass(value, optimizers.Optimizer)
     }
     assert found - wrappers <= known
 
@@ -120,19 +120,19 @@ def test_an_own_rate_is_the_bare_optimizer_at_that_rate(make):
 @pytest.mark.parametrize("gradient", [1.0, 0.1])
 def test_a_multiplier_is_not_a_scaled_gradient(gradient):
     """Adam's first step has the length of its rate, whatever the gradient."""
-    (found,) = steps(LayerwiseOptimizer(O.Adam(1e-3), {"*": 0.1}), [[1.0]], [[[gradient]]])
+    (found,) = steps(LayerwiseOptimizer(optimizers.Adam(1e-3), {"*": 0.1}), [[1.0]], [[[gradient]]])
     assert found[0] == pytest.approx(1 - 1e-4, abs=1e-7)
 
 
 def test_decay_uses_the_weights_own_rate():
-    optimizer = LayerwiseOptimizer(O.SGD(0.1, weight_decay=0.5), {"*": 0.1})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1, weight_decay=0.5), {"*": 0.1})
     (found,) = steps(optimizer, [[1.0]], [[[0.0]]])
     assert found[0] == pytest.approx(0.995, abs=1e-7)
 
 
 def test_decay_of_a_rule():
     optimizer = LayerwiseOptimizer(
-        O.SGD(0.1, weight_decay=0.5),
+        optimizers.SGD(0.1, weight_decay=0.5),
         {
             "w0": Rule(weight_decay=0.0),
             "w1": Rule(multiplier=0.1, weight_decay=0.2),
@@ -144,13 +144,13 @@ def test_decay_of_a_rule():
 
 
 def test_decay_of_a_rule_where_the_inner_optimizer_has_none():
-    optimizer = LayerwiseOptimizer(O.SGD(0.1), {"w0": Rule(weight_decay=0.5)})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1), {"w0": Rule(weight_decay=0.5)})
     found = steps(optimizer, [[1.0], [1.0]], [[[0.0], [0.0]]])
     assert [w[0] for w in found] == pytest.approx([0.95, 1.0])
 
 
 def test_what_the_inner_optimizer_excludes_stays_excluded():
-    inner = O.AdamW(0.1, weight_decay=0.5)
+    inner = optimizers.AdamW(0.1, weight_decay=0.5)
     optimizer = LayerwiseOptimizer(inner, {"*": 0.5})
     optimizer.exclude_from_weight_decay(var_names=["w0"])
     found = steps(optimizer, [[1.0], [1.0]], [[[0.0], [0.0]]])
@@ -172,7 +172,7 @@ def test_frozen_under_ftrl_is_no_rate_of_zero():
     """The same weight at rate 0 is NaN after one step."""
     model = models.sequential()
     body = numpy(model.get_layer("body").kernel)
-    model.compile(LayerwiseOptimizer(O.Ftrl(0.1), {"body": Rule(frozen=True)}), loss="mse")
+    model.compile(LayerwiseOptimizer(optimizers.Ftrl(0.1), {"body": Rule(frozen=True)}), loss="mse")
     fit(model, epochs=34)  # 102 steps
     np.testing.assert_array_equal(numpy(model.get_layer("body").kernel), body)
     assert all(np.isfinite(w).all() for w in weights_of(model))
@@ -183,7 +183,7 @@ def test_frozen_under_ftrl_is_no_rate_of_zero():
 def test_frozen_has_no_average():
     model = models.sequential()
     before = numpy(model.get_layer("body").kernel)
-    inner = O.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2)
+    inner = optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2)
     model.compile(LayerwiseOptimizer(inner, {"body": Rule(frozen=True)}), loss="mse")
     fit(model)
     np.testing.assert_array_equal(numpy(model.get_layer("body").kernel), before)
@@ -194,8 +194,10 @@ def test_freezing_by_rule_equals_freezing_by_layer():
     by_rule, by_layer = models.sequential(), models.sequential()
     by_layer.get_layer("body").trainable = False
     settings = {"weight_decay": 0.1, "global_clipnorm": 0.1, "use_ema": True}
-    by_rule.compile(exact(O.AdamW(0.01, **settings), {"body": Rule(frozen=True)}), loss="mse")
-    by_layer.compile(O.AdamW(0.01, **settings), loss="mse")
+    by_rule.compile(
+        exact(optimizers.AdamW(0.01, **settings), {"body": Rule(frozen=True)}), loss="mse"
+    )
+    by_layer.compile(optimizers.AdamW(0.01, **settings), loss="mse")
     fit(by_rule)
     fit(by_layer)
     for expected, found in zip(weights_of(by_layer), weights_of(by_rule), strict=True):
@@ -210,13 +212,15 @@ def test_everything_frozen_only_counts():
 
 
 def test_the_global_norm_is_over_all_groups():
-    optimizer = LayerwiseOptimizer(O.SGD(1.0, global_clipnorm=1.0), {"w0": 1.0, "w1": Rule()})
+    optimizer = LayerwiseOptimizer(
+        optimizers.SGD(1.0, global_clipnorm=1.0), {"w0": 1.0, "w1": Rule()}
+    )
     found = steps(optimizer, [[0.0], [0.0]], [[[3.0], [4.0]]])
     assert [w[0] for w in found] == pytest.approx([-0.6, -0.8])
 
 
 def test_the_global_norm_is_taken_before_multipliers():
-    optimizer = LayerwiseOptimizer(O.SGD(1.0, global_clipnorm=1.0), {"w0": 0.1, "w1": 2.0})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(1.0, global_clipnorm=1.0), {"w0": 0.1, "w1": 2.0})
     found = steps(optimizer, [[0.0], [0.0]], [[[3.0], [4.0]]])
     assert [w[0] for w in found] == pytest.approx([-0.06, -1.6])
 
@@ -236,7 +240,7 @@ def test_the_inner_optimizer_advances_once_a_step(name):
 
 
 def test_one_vector_is_all_that_is_added():
-    bare, wrapped = O.Adam(), LayerwiseOptimizer("adam", {"w0": 0.1, "w1": 0.2})
+    bare, wrapped = optimizers.Adam(), LayerwiseOptimizer("adam", {"w0": 0.1, "w1": 0.2})
     steps(bare, STARTS, GRADIENTS[:1])
     steps(wrapped, STARTS, GRADIENTS[:1])
     assert len(wrapped.variables) == len(bare.variables) + 1
@@ -274,9 +278,9 @@ def test_the_inner_optimizers_features_are_its_own(name, settings):
 @pytest.mark.parametrize("settings", BARE_FEATURES.values(), ids=BARE_FEATURES.keys())
 def test_the_features_hold_under_a_multiplier(settings):
     bare, wrapped = models.sequential(), models.sequential()
-    bare.compile(O.AdamW(0.001, **{"weight_decay": 0.05, **settings}), loss="mse")
+    bare.compile(optimizers.AdamW(0.001, **{"weight_decay": 0.05, **settings}), loss="mse")
     rules = {"body": 0.1, "bn": 0.1, "head": Rule(learning_rate=0.001)}
-    inner = O.AdamW(0.01, **{"weight_decay": 0.05, **settings})
+    inner = optimizers.AdamW(0.01, **{"weight_decay": 0.05, **settings})
     wrapped.compile(exact(inner, rules), loss="mse")
     fit(bare)
     fit(wrapped)
@@ -286,14 +290,14 @@ def test_the_features_hold_under_a_multiplier(settings):
 
 def test_a_gradient_that_is_none_is_skipped_as_in_the_bare_optimizer():
     weights = [variable([1.0], "w0"), variable([1.0], "w1")]
-    optimizer = LayerwiseOptimizer(O.SGD(0.1), {"w0": 0.5})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1), {"w0": 0.5})
     with pytest.warns(UserWarning, match="w1"):
         optimizer.apply([tensor([1.0]), None], weights)
     assert [float(w.numpy()[0]) for w in weights] == pytest.approx([0.95, 1.0])
 
 
 def test_no_gradient_at_all_is_the_bare_optimizers_error():
-    optimizer = LayerwiseOptimizer(O.SGD(0.1), {})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1), {})
     with pytest.raises(ValueError, match="No gradients"):
         optimizer.apply([None], [variable([1.0])])
 
@@ -301,7 +305,7 @@ def test_no_gradient_at_all_is_the_bare_optimizers_error():
 def test_constraints_are_applied():
     weight = variable([1.0])
     weight.constraint = keras.constraints.NonNeg()
-    optimizer = LayerwiseOptimizer(O.SGD(1.0), {"*": 0.5})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(1.0), {"*": 0.5})
     optimizer.apply([tensor([10.0])], [weight])
     assert weight.numpy()[0] == 0.0
 
@@ -309,7 +313,7 @@ def test_constraints_are_applied():
 def test_overwrite_with_gradient():
     weight, other = variable([1.0], "w0"), variable([1.0], "w1")
     weight.overwrite_with_gradient = True
-    optimizer = LayerwiseOptimizer(O.SGD(1.0), {"w1": 0.5})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(1.0), {"w1": 0.5})
     optimizer.apply([tensor([7.0]), tensor([1.0])], [weight, other])
     assert [float(v.numpy()[0]) for v in (weight, other)] == [7.0, 0.5]
 

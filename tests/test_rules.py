@@ -3,11 +3,11 @@
 import re
 
 import keras
-import pytest
-
 import models
-from keras_layerwise import LayerwiseOptimizer, Rule, RuleError
+import pytest
 from models import fit
+
+from keras_layerwise import LayerwiseOptimizer, Rule, RuleError
 
 
 def multipliers(model, rules):
@@ -112,7 +112,7 @@ WRONG_RULES = {
     "nothing": (models.sequential, {"haed": 0.1}, "'haed' selects nothing.*'head'"),
     "nothing, glob": (models.sequential, {"nothing/*": 0.1}, "selects nothing"),
     "nothing, regex": (models.sequential, {re.compile("kernel"): 0.1}, "selects nothing"),
-    "nothing, callable": (models.sequential, {lambda _layer, _weight: False: 0.1}, "selects nothing"),
+    "nothing, callable": (models.sequential, {lambda *_: False: 0.1}, "selects nothing"),
     "nothing, class": (models.sequential, {keras.layers.Conv2D: 0.1}, "Conv2D.*selects nothing"),
     "in the shadow": (
         models.sequential,
@@ -139,9 +139,7 @@ WRONG_RULES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("make", "rules", "message"), WRONG_RULES.values(), ids=WRONG_RULES.keys()
-)
+@pytest.mark.parametrize(("make", "rules", "message"), WRONG_RULES.values(), ids=WRONG_RULES.keys())
 def test_a_rule_that_cannot_hold_is_an_error_at_once(make, rules, message):
     with pytest.raises(RuleError, match=message):
         LayerwiseOptimizer("adam", rules, model=make())
@@ -153,7 +151,7 @@ def test_without_a_model_it_is_an_error_before_the_first_step(name):
     model = make()
     before = models.weights_of(model)
     model.compile(LayerwiseOptimizer("adam", rules), loss="mse")
-    with pytest.raises(RuleError, match="selects nothing|no effect"):
+    with pytest.raises(RuleError, match=r"selects nothing|no effect"):
         fit(model)
     assert all((a == b).all() for a, b in zip(before, models.weights_of(model), strict=True))
 
@@ -185,7 +183,7 @@ def test_a_multiplier_and_a_rate_exclude_one_another():
 
 @pytest.mark.parametrize("rules", [[("a", 0.1)], "a", None, {"a": "0.1"}, {"a": None}, {3: 0.1}])
 def test_rules_of_another_type(rules):
-    with pytest.raises(TypeError, match="Accepted|accepted|dict"):
+    with pytest.raises(TypeError, match=r"Accepted|accepted|dict"):
         LayerwiseOptimizer("adam", rules)
 
 

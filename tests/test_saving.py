@@ -1,5 +1,6 @@
 """The same assignment for the same weights, through every way of storing a model."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,15 +9,15 @@ import sys
 from pathlib import Path
 
 import keras
+import models
 import numpy as np
 import pytest
-
-import models
-from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
 from models import fit, numpy, weights_of
 
-O = keras.optimizers
-Falling = O.schedules.ExponentialDecay(0.01, 10, 0.9)
+from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
+
+optimizers = keras.optimizers
+Falling = optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
 
 MODELS = {
     "sequential": (models.sequential, "body", "head"),
@@ -65,7 +66,10 @@ def trained(make, rules, first, second, fused=True):
     model = make()
     model(models.data()[0][:1])
     optimizer = LayerwiseOptimizer(
-        O.AdamW(0.01, weight_decay=0.1), rules(model, first, second), model=model, fused=fused
+        optimizers.AdamW(0.01, weight_decay=0.1),
+        rules(model, first, second),
+        model=model,
+        fused=fused,
     )
     model.compile(optimizer, loss="mse")
     fit(model)
@@ -239,16 +243,14 @@ def gradual(directory, epochs, stop_after=None):
 
     model = models.sequential()
     rules = {"body": Rule(multiplier=0.5, frozen=True), "bn": Rule(frozen=True)}
-    model.compile(LayerwiseOptimizer(O.Adam(0.01), rules, model=model), loss="mse")
+    model.compile(LayerwiseOptimizer(optimizers.Adam(0.01), rules, model=model), loss="mse")
     callbacks = [
         GradualUnfreeze({1: "bn", 2: "body"}),
         keras.callbacks.BackupAndRestore(directory, delete_checkpoint=False),
         Stop(),
     ]
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         fit(model, epochs=epochs, callbacks=callbacks)
-    except KeyboardInterrupt:
-        pass
     return model
 
 
@@ -277,7 +279,7 @@ def test_tf_checkpoint_keeps_assignment_and_slots(make, first, second, tmp_path,
     again(models.data()[0][:1])
     rules = SELECTORS["name"](again, first, second)
     again.compile(
-        LayerwiseOptimizer(O.AdamW(0.01, weight_decay=0.1), rules, model=again), loss="mse"
+        LayerwiseOptimizer(optimizers.AdamW(0.01, weight_decay=0.1), rules, model=again), loss="mse"
     )
     if train_first:
         fit(again)

@@ -1,15 +1,15 @@
 """What changes the rate in mid-run changes every layer's in proportion."""
 
 import keras
+import models
 import numpy as np
 import pytest
-
-import models
-from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
 from models import fit, numpy, tensor, variable, weights_of
 
-O = keras.optimizers
-Halving = O.schedules.ExponentialDecay(1.0, decay_steps=1, decay_rate=0.5)
+from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
+
+optimizers = keras.optimizers
+Halving = optimizers.schedules.ExponentialDecay(1.0, decay_steps=1, decay_rate=0.5)
 
 
 class Recorder(keras.callbacks.Callback):
@@ -26,13 +26,13 @@ class Recorder(keras.callbacks.Callback):
 
 def layerwise(model):
     return getattr(model.optimizer, "inner_optimizer", model.optimizer) if isinstance(
-        model.optimizer, O.LossScaleOptimizer
+        model.optimizer, optimizers.LossScaleOptimizer
     ) else model.optimizer  # fmt: skip
 
 
 def run(callbacks, inner=None, epochs=3, **compile_arguments):
     model = models.sequential()
-    optimizer = LayerwiseOptimizer(inner or O.SGD(0.1), {"body": 0.1}, model=model)
+    optimizer = LayerwiseOptimizer(inner or optimizers.SGD(0.1), {"body": 0.1}, model=model)
     model.compile(optimizer, loss="mse", **compile_arguments)
     recorder = Recorder()
     fit(model, epochs=epochs, callbacks=[*callbacks, recorder])
@@ -63,7 +63,11 @@ def test_learning_rate_scheduler(schedule):
 
 
 def test_a_schedule_in_the_inner_optimizer():
-    rates = run([], O.SGD(O.schedules.ExponentialDecay(0.1, 3, 0.5, staircase=True)), epochs=2)
+    rates = run(
+        [],
+        optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 3, 0.5, staircase=True)),
+        epochs=2,
+    )
     assert [head for _, head in rates] == pytest.approx([0.05, 0.025])
     assert_ratio(rates)
 
@@ -80,7 +84,7 @@ def test_setting_the_rate_in_mid_run():
 
 def test_the_set_rate_is_the_one_that_updates():
     weights = [variable([1.0], "w0"), variable([1.0], "w1")]
-    optimizer = LayerwiseOptimizer(O.SGD(0.1), {"w0": 0.1})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1), {"w0": 0.1})
     optimizer.apply([tensor([1.0])] * 2, weights)
     optimizer.learning_rate = 0.2
     optimizer.apply([tensor([1.0])] * 2, weights)
@@ -91,7 +95,7 @@ def test_a_schedule_as_multiplier_and_as_own_rate():
     """Both are functions of the step, which counts from 0."""
     weights = [variable([1.0], f"w{i}") for i in range(3)]
     rules = {"w0": Rule(multiplier=Halving), "w1": Rule(learning_rate=Halving)}
-    optimizer = LayerwiseOptimizer(O.SGD(0.1), rules)
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1), rules)
     for _ in range(3):
         optimizer.apply([tensor([1.0])] * 3, weights)
     assert [numpy(w)[0] for w in weights] == pytest.approx([1 - 0.175, 1 - 1.75, 0.7])
@@ -107,7 +111,7 @@ def test_mixed_float16_trains_and_the_callbacks_still_work():
         plateau = keras.callbacks.ReduceLROnPlateau(
             monitor="loss", factor=0.1, patience=0, min_delta=100.0
         )
-        rates = run([plateau], O.Adam(0.1), epochs=2)
+        rates = run([plateau], optimizers.Adam(0.1), epochs=2)
     finally:
         keras.config.set_dtype_policy("float32")
     assert [head for _, head in rates] == pytest.approx([0.1, 0.01], rel=1e-4)
@@ -118,9 +122,11 @@ def test_mixed_float16_equals_the_bare_optimizer():
     keras.config.set_dtype_policy("mixed_float16")
     try:
         bare, wrapped = models.sequential(), models.sequential()
-        bare.compile(O.Adam(0.001), loss="mse")
-        wrapped.compile(LayerwiseOptimizer(O.Adam(0.01), {"*": 0.1}, fused=False), loss="mse")
-        assert isinstance(wrapped.optimizer, O.LossScaleOptimizer)
+        bare.compile(optimizers.Adam(0.001), loss="mse")
+        wrapped.compile(
+            LayerwiseOptimizer(optimizers.Adam(0.01), {"*": 0.1}, fused=False), loss="mse"
+        )
+        assert isinstance(wrapped.optimizer, optimizers.LossScaleOptimizer)
         fit(bare)
         fit(wrapped)
     finally:
@@ -129,14 +135,18 @@ def test_mixed_float16_equals_the_bare_optimizer():
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.skipif(not hasattr(O, "MultiOptimizer"), reason="this Keras has no MultiOptimizer")
+@pytest.mark.skipif(
+    not hasattr(optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"
+)
 def test_inside_a_multi_optimizer():
     model = models.nested()
-    slow_sgd = LayerwiseOptimizer(O.SGD(0.1), {"*/bias": Rule(frozen=True), "*/kernel": 0.5})
-    adam = LayerwiseOptimizer(O.Adam(0.01), {"head/bias": 0.1})
+    slow_sgd = LayerwiseOptimizer(
+        optimizers.SGD(0.1), {"*/bias": Rule(frozen=True), "*/kernel": 0.5}
+    )
+    adam = LayerwiseOptimizer(optimizers.Adam(0.01), {"head/bias": 0.1})
     left = {id(w) for w in model.get_layer("left").weights}
     model.compile(
-        O.MultiOptimizer(lambda w: slow_sgd if id(w) in left else adam), loss="mse"
+        optimizers.MultiOptimizer(lambda w: slow_sgd if id(w) in left else adam), loss="mse"
     )  # fmt: skip
     before = weights_of(model)
     fit(model, epochs=1)
@@ -165,14 +175,14 @@ def paired_steps(optimizer, change, steps=6, at=3):
 
 def test_set_multiplier_holds_from_the_next_step():
     moves = paired_steps(
-        LayerwiseOptimizer(O.SGD(0.1), {"w0": 0.1}), lambda o: o.set_multiplier("w0", 0.5)
+        LayerwiseOptimizer(optimizers.SGD(0.1), {"w0": 0.1}), lambda o: o.set_multiplier("w0", 0.5)
     )
     np.testing.assert_allclose(moves[:, 0], [-0.01] * 3 + [-0.05] * 3, rtol=1e-4)
     np.testing.assert_allclose(moves[:, 1], -0.1, rtol=1e-4)
 
 
 def test_freeze_keeps_slots_and_unfreeze_goes_on_with_them():
-    optimizer = LayerwiseOptimizer(O.SGD(0.1, momentum=0.5), {})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1, momentum=0.5), {})
     weights = [variable([1.0], "w0"), variable([1.0], "w1")]
     optimizer.build(weights)
     optimizer.apply([tensor([1.0])] * 2, weights)
@@ -187,15 +197,15 @@ def test_freeze_keeps_slots_and_unfreeze_goes_on_with_them():
 
 def test_a_late_weight_starts_with_the_bias_correction_of_step_one():
     """As in a new optimizer: with the run's own, Adam would step 3.2 times too far."""
-    optimizer = LayerwiseOptimizer(O.Adam(0.1), {"w0": Rule(frozen=True)})
+    optimizer = LayerwiseOptimizer(optimizers.Adam(0.1), {"w0": Rule(frozen=True)})
     moves = paired_steps(optimizer, lambda o: o.unfreeze("w0"), steps=60, at=50)
-    fresh = paired_steps(O.Adam(0.1), lambda o: None, steps=10)
+    fresh = paired_steps(optimizers.Adam(0.1), lambda o: None, steps=10)
     np.testing.assert_array_equal(moves[:50, 0], 0.0)
     np.testing.assert_allclose(moves[50:, 0], fresh[:, 0], rtol=1e-4)
 
 
 def test_a_late_weights_average_starts_at_the_weight():
-    inner = O.SGD(0.1, use_ema=True, ema_momentum=0.9)
+    inner = optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
     optimizer = LayerwiseOptimizer(inner, {"w0": Rule(frozen=True)})
     weights = [variable([1.0], "w0"), variable([1.0], "w1")]
     optimizer.build(weights)
@@ -239,7 +249,7 @@ def test_freeze_and_unfreeze_in_mid_run_from_a_callback():
 
 def test_set_multiplier_in_mid_run_from_a_callback():
     model = models.sequential()
-    optimizer = LayerwiseOptimizer(O.SGD(0.1), {"body": 1.0}, model=model)
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1), {"body": 1.0}, model=model)
     model.compile(optimizer, loss="mse")
     watch = At(2, lambda optimizer: optimizer.set_multiplier("body", 0.0))
     fit(model, epochs=1, callbacks=[watch])
@@ -358,7 +368,7 @@ def test_gradual_unfreeze_needs_the_optimizer():
 
 def test_a_weight_frozen_in_mid_run_leaves_the_average():
     """Keras would go on averaging it, and write the average over it."""
-    inner = O.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=1)
+    inner = optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=1)
     optimizer = LayerwiseOptimizer(inner, {})
     weights = [variable([1.0], "w0"), variable([1.0], "w1")]
     optimizer.build(weights)
@@ -377,7 +387,7 @@ def test_a_weight_frozen_in_mid_run_leaves_the_average():
 
 
 def test_freezing_while_gradients_are_accumulated():
-    optimizer = LayerwiseOptimizer(O.SGD(0.1, gradient_accumulation_steps=2), {})
+    optimizer = LayerwiseOptimizer(optimizers.SGD(0.1, gradient_accumulation_steps=2), {})
     weights = [variable([1.0], "w0"), variable([1.0], "w1")]
     optimizer.build(weights)
     optimizer.apply([tensor([1.0])] * 2, weights)
@@ -401,7 +411,7 @@ def test_a_model_that_is_not_built_is_resolved_at_the_first_batch():
 
 
 def test_settings_of_the_inner_optimizer_are_reached_through_the_wrapper():
-    inner = O.Adam(0.1)
+    inner = optimizers.Adam(0.1)
     optimizer = LayerwiseOptimizer(inner, {})
     optimizer.beta_1 = 0.5
     optimizer.clipnorm = 1.0
