@@ -5,6 +5,9 @@ PYTHON ?= python3
 JAX ?= jax
 TORCH ?= torch==2.13.0
 
+# A process for each core, up to four; a file's tests share what is costly to start.
+PYTEST = -m pytest -n auto --maxprocesses=4 --dist=loadfile
+
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test bench check test-tensorflow test-jax test-torch test-oldest test-wheel format clean
@@ -34,17 +37,17 @@ check: .venv/dev.stamp
 	.venv/bin/mypy
 
 test-tensorflow: .venv/dev.stamp
-	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest --cov --cov-report=term:skip-covered
+	KERAS_BACKEND=tensorflow .venv/bin/python $(PYTEST) --cov --cov-report=term:skip-covered
 
 test-jax: .venv-jax/stamp
-	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest
+	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST)
 
 test-torch: .venv-torch/stamp
-	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest
+	KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST)
 
 # Old releases use what others have deprecated since.
 test-oldest: .venv-oldest/stamp
-	KERAS_BACKEND=tensorflow .venv-oldest/bin/python -m pytest -W ignore::DeprecationWarning
+	KERAS_BACKEND=tensorflow .venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning
 
 test-wheel: .venv/dev.stamp
 	rm -rf dist .venv-wheel

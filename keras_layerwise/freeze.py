@@ -229,6 +229,12 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             last[change.get("key", _RATE)] = change["new"]
         differ = differences(first, now)
         wrong = [d for d in differ if differences({d.key: last.get(d.key, ABSENT)}, {d.key: d.new})]
+        # A run that was killed may have left a checkpoint that is ahead of its record.
+        step = self._step()
+        plan = self._planned(math.inf) if step else set()
+        rates = [d for d in wrong if step and _is_rate(d.key)]
+        unfrozen = [d for d in wrong if d.key in plan]
+        wrong = [d for d in wrong if d not in rates and d not in unfrozen]
         if wrong:
             raise FrozenHyperparameterError(
                 f"{str(self.log_dir)!r} holds a run with other hyperparameters "
@@ -238,7 +244,7 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             )
         self._remove_end(found)
         resumption = {
-            "step": self._step(),
+            "step": step,
             "time": _now(),
             "weights": weights_fingerprint(self.model),
         }
@@ -248,6 +254,8 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             ended=None,
             error=None,
             end_file=None,
+            timeline=[*found.timeline, *_entries(rates, step)],
+            changes=[*found.changes, *_entries(unfrozen, step)],
             resumptions=[*found.resumptions, resumption],
         )
 
@@ -281,7 +289,7 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         if not found:
             return
         step = self._step()
-        planned = self._planned()
+        planned = self._planned(self._epoch)
         changes = [d for d in found if d.key in planned and d.new is False]
         violations = [d for d in found if d not in changes]
         record = self.record
@@ -310,15 +318,15 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         except OSError as error:
             warnings.warn(f"The record is behind: {error}. Training goes on.", stacklevel=2)
 
-    def _planned(self) -> set[str]:
-        """Keys of what the plan of a `GradualUnfreeze` has unfrozen up to this epoch."""
+    def _planned(self, last_epoch: float) -> set[str]:
+        """Keys of what the plan of a `GradualUnfreeze` has unfrozen up to an epoch."""
         sites = Names(self.model).sites
         return {
             f"training/assignments/{sites[position][0]}/frozen"
             for callback in fitting.callbacks_of(self.model) or ()
             if isinstance(callback, GradualUnfreeze)
             for epoch, selector in callback.epochs.items()
-            if epoch <= self._epoch
+            if epoch <= last_epoch
             for position in select(selector, [site for _, site in sites])
         }
 

@@ -208,8 +208,11 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             if not self.built:
                 with keras.name_scope(self.name, caller=self):
                     self.build(trainable_variables)
-            self._check_variables_are_known(trainable_variables)
         self._set("_compiled", self._compiled or _in_graph())
+        if len(self.inner_optimizer._trainable_variables) == len(self._weights):
+            self.inner_optimizer.apply(grads, trainable_variables)
+            return
+        self._check_variables_are_known(trainable_variables)
         active = [
             (gradient, variable)
             for gradient, variable in zip(grads, trainable_variables, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_layerwise import fused
+from keras_layerwise import foreach, fused
 from keras_layerwise.rules import Schedule, Setting
 
 
@@ -36,6 +36,7 @@ class Updates:
         self.multipliers = multipliers
         self.fused = fused.update_of(optimizer) if use_fused else None
         self.in_groups = hasattr(optimizer, "_parallel_update_step")
+        self.foreach = foreach.update_of(optimizer) if use_fused and self.in_groups else None
         self.replaced = {
             "update_step": self._update_one,
             "_apply_weight_decay": self._decay,
@@ -85,11 +86,17 @@ class Updates:
     def _update_groups(
         self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
     ) -> None:
+        places = [self.optimizer._get_variable_index(variable) for variable in variables]
         groups: dict[Any, list[int]] = {}
-        for i, variable in enumerate(variables):
-            setting = self.settings[self.optimizer._get_variable_index(variable)]
+        for i, place in enumerate(places):
+            setting = self.settings[place]
             key = (setting.rule.multiplier, setting.rule.learning_rate, setting.first_step)
             groups.setdefault(key, []).append(i)
+        if self.foreach and len(groups) > 1 and len({key[2] for key in groups}) == 1:
+            rates = self._rates(learning_rate)
+            counting = self._counting_from(self.settings[places[0]].first_step)
+            self.foreach(counting, places, grads, variables, [rates[place] for place in places])
+            return
         # Nadam's product changes once a call, and every group has to meet it as it was.
         product = getattr(self.optimizer, "_u_product", None)
         before = None if product is None else ops.copy(product)
@@ -105,6 +112,8 @@ class Updates:
 
     def _decay(self, variables: Sequence[Any]) -> None:
         optimizer = self.optimizer
+        if not self._may_decay():
+            return
         learning_rate = optimizer.learning_rate
         groups: dict[Any, list[Any]] = {}
         for variable in variables:
@@ -114,6 +123,14 @@ class Updates:
                 continue
             own = (rule.multiplier, rule.learning_rate) if self.in_groups else position
             groups.setdefault((own, rule.weight_decay), []).append(variable)
+        if self.foreach and len(groups) > 1:
+            rates = self._rates(learning_rate)
+            members = [v for found in groups.values() for v in found]
+            places = [optimizer._get_variable_index(v) for v in members]
+            owns = [self.settings[place].rule.weight_decay for place in places]
+            decays = [optimizer.weight_decay if own is None else own for own in owns]
+            foreach.decay(members, [rates[place] for place in places], decays)
+            return
         rates = self._rates(learning_rate) if groups and not self.in_groups else ()
         for (own, decay), members in groups.items():
             if self.in_groups:
@@ -128,10 +145,17 @@ class Updates:
                     changes["adam_weight_decay"] = decay
             self._view(**changes)._apply_weight_decay(members)
 
+    def _may_decay(self) -> bool:
+        return self._given() or any(s.rule.weight_decay is not None for s in self.settings)
+
+    def _given(self) -> bool:
+        """Whether the optimizer has a decay for all weights."""
+        names = ("weight_decay", "adam_weight_decay")
+        return any(getattr(self.optimizer, name, None) is not None for name in names)
+
     def _decays(self, variable: Any, own: float | None) -> bool:
-        optimizer = self.optimizer
-        given = (own, optimizer.weight_decay, getattr(optimizer, "adam_weight_decay", None))
-        return any(decay is not None for decay in given) and optimizer._use_weight_decay(variable)
+        decays: bool = self.optimizer._use_weight_decay(variable)
+        return decays and (own is not None or self._given())
 
     def _rates(self, learning_rate: Any) -> tuple[Any, ...]:
         """Each weight's rate at this step."""
