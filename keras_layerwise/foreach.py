@@ -60,7 +60,7 @@ def _sgd(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any) ->
 def _adam(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any) -> None:
     import torch
 
-    dtype = rates[0].dtype
+    dtype = variables[0].dtype
     step = ops.cast(optimizer.iterations + 1, dtype)
     first, second = (
         1 - ops.power(ops.cast(beta, dtype), step) for beta in (optimizer.beta_1, optimizer.beta_2)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_layerwise import LayerwiseOptimizer, Rule, override
+from keras_layerwise import LayerwiseOptimizer, Rule, foreach, override
 
 BACKEND = keras.backend.backend()
 STEPS, ROWS = 8, 6
@@ -361,6 +361,7 @@ def test_an_override_meets_steps_that_are_still_alive():
 def test_one_fused_call_for_each_group(rules, calls, monkeypatch):
     import torch
 
+    monkeypatch.setattr(foreach, "_UPDATES", {})  # SGD as an optimizer that it does not have
     model = compiled("SGD", rules)
     made = []
     add = torch._foreach_add_
