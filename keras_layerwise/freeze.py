@@ -232,9 +232,8 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         # A run that was killed may have left a checkpoint that is ahead of its record.
         step = self._step()
         plan = self._planned(math.inf) if step else set()
-        rates = [d for d in wrong if step and _is_rate(d.key)]
         unfrozen = [d for d in wrong if d.key in plan]
-        wrong = [d for d in wrong if d not in rates and d not in unfrozen]
+        wrong = [d for d in wrong if d not in unfrozen]
         if wrong:
             raise FrozenHyperparameterError(
                 f"{str(self.log_dir)!r} holds a run with other hyperparameters "
@@ -254,7 +253,6 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             ended=None,
             error=None,
             end_file=None,
-            timeline=[*found.timeline, *_entries(rates, step)],
             changes=[*found.changes, *_entries(unfrozen, step)],
             resumptions=[*found.resumptions, resumption],
         )
