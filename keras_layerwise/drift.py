@@ -1,5 +1,6 @@
 """How far every layer has moved: statistics, alarms and charts while a model trains."""
 
+import contextlib
 import os
 import threading
 import warnings
@@ -243,7 +244,9 @@ class WeightDrift(keras.callbacks.Callback):
         """Closes the event file and reports."""
         self._close()
         if self._lost:
-            print(f"WeightDrift: {self._lost} records could not be written to {self.log_dir}.")
+            # Standard output may go to the same full disk.
+            with contextlib.suppress(OSError):
+                print(f"WeightDrift: {self._lost} records could not be written to {self.log_dir}.")
         if self._verbose and is_chief():
             self.summary()
 

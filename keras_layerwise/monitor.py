@@ -1,5 +1,6 @@
 """Which rate every layer trains at, while it trains."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,12 @@ class LearningRateMonitor(keras.callbacks.Callback):
             return
         self._writer.close()
         if self._writer.lost:
-            print(
-                f"LearningRateMonitor: {self._writer.lost} records could not be written to "
-                f"{self.log_dir}."
-            )
+            # Standard output may go to the same full disk.
+            with contextlib.suppress(OSError):
+                print(
+                    f"LearningRateMonitor: {self._writer.lost} records could not be written to "
+                    f"{self.log_dir}."
+                )
         self._writer = None
 
     def _step(self) -> int:
