@@ -26,7 +26,7 @@ from keras_layerwise.schema import KINDS, STATISTICS, Row, SchemaError, Series
 from keras_layerwise.structure import sites, sites_of_variables
 from keras_layerwise.tables import render
 
-EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "650"))
 many = settings(max_examples=EXAMPLES)
 few = settings(max_examples=max(30, EXAMPLES // 20))
 
