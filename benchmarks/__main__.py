@@ -51,7 +51,7 @@ def main() -> int:
         return 0 if options.list else 2
     about = machine.describe()
     print(report.machine_line(about), flush=True)
-    seconds = options.seconds or (2.0 if options.quick else 8.0)
+    seconds = options.seconds or (2.0 if options.quick else 5.0)
     done, failed = {}, []
     start = time.perf_counter()
     for i, case in enumerate(chosen, 1):

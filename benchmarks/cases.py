@@ -403,6 +403,7 @@ def _of_others(mode: str) -> Iterator[Case]:
     torch = ["torch.optim"] if mode == "PyTorch" else []
     multi = [] if mode == "PyTorch" else ["MultiOptimizer"]
     yield _step("small", mode, None, quick=True, headline=True, peers=multi)
+    yield _step("small", mode, 1)
     yield _step("dense", mode, None, quick=True, headline=True)
     yield _step("dense", mode, 1, quick=True, headline=True)
     for groups in (1, 2, 12, None):
