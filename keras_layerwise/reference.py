@@ -153,9 +153,11 @@ def load(path: Path, watched: Sequence[Site]) -> tuple[Reference, str]:
         The reference, and what it is in words.
 
     Raises:
-        ValueError: where it lacks a weight or has another shape for one.
+        ValueError: where it can not be read, lacks a weight or has another shape for one.
     """
     advice = f"Remove {path} to begin again from the present weights, or use another log_dir."
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no stored reference, or half of one. {advice}")
     with np.load(path, allow_pickle=False) as archive:
         header = json.loads(archive["header.json"])
         positions = {name: i for i, name in enumerate(header["paths"])}

@@ -236,6 +236,16 @@ def test_a_truncated_record_is_refused_before_the_first_step_and_kept(tmp_path):
     assert path.read_text() == half
 
 
+def test_a_truncated_reference_is_refused_before_the_first_step(tmp_path):
+    model = compiled()
+    fit(model, watching(tmp_path)[:1])
+    path = tmp_path / "drift" / "reference.npz"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="half of one. Remove"):
+        fit(model, watching(tmp_path)[:1])
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 18
+
+
 def test_two_runs_at_once_in_one_directory(tmp_path):
     """Both train; each writes event files of its own; the record is whole."""
     script = (
