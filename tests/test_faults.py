@@ -241,7 +241,7 @@ def test_a_truncated_reference_is_refused_before_the_first_step(tmp_path):
     fit(model, watching(tmp_path)[:1])
     path = tmp_path / "drift" / "reference.npz"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match="half of one. Remove"):
+    with pytest.raises(ValueError, match=r"half of one\. Remove"):
         fit(model, watching(tmp_path)[:1])
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 18
 
