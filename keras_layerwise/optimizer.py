@@ -620,6 +620,12 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 "optimizer does not know whose step it is. Pass model=... to LayerwiseOptimizer, "
                 "or call optimizer.attach(model) first."
             )
+        if self._compiled and getattr(model, "train_function", None) is None:
+            warnings.warn(
+                "What is frozen changes, but the step was compiled in a loop of your own: trace "
+                "it again for the change to take effect (a model that trains by fit does).",
+                stacklevel=3,
+            )
         self._sync()
         for position in positions:
             self._change(position, frozen=frozen)

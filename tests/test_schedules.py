@@ -416,3 +416,19 @@ def test_settings_of_the_inner_optimizer_are_reached_through_the_wrapper():
     optimizer.beta_1 = 0.5
     optimizer.clipnorm = 1.0
     assert (inner.beta_1, inner.clipnorm, optimizer.epsilon) == (0.5, 1.0, inner.epsilon)
+
+
+@pytest.mark.tensorflow_only
+def test_freezing_under_a_compiled_loop_of_ones_own_says_what_to_do():
+    import tensorflow as tf
+
+    model = models.sequential()
+    optimizer = LayerwiseOptimizer("sgd", {}, model=model)
+
+    @tf.function
+    def step():
+        optimizer.apply([tf.ones_like(w) for w in model.trainable_weights], model.trainable_weights)
+
+    step()
+    with pytest.warns(UserWarning, match="trace it again"):
+        optimizer.freeze("body")
