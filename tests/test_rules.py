@@ -38,7 +38,7 @@ def test_the_first_rule_wins():
         lambda layer, weight: layer.name == "bn",
         ("bn/gamma", "bn/beta"),
     ],
-    ids=repr,
+    ids=["name", "glob", "glob of one", "regex", "class", "callable", "tuple"],
 )
 def test_ways_to_say_the_same(selector):
     found = multipliers(models.sequential(), {selector: 0.1})
