@@ -36,6 +36,16 @@ _INNER_SETTINGS = (
 )
 
 
+def _as_written(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps AutoGraph from rewriting `method` in a user's ``tf.function``, as it spares Keras."""
+    if keras.backend.backend() != "tensorflow":
+        return method
+    import tensorflow as tf
+
+    spared: Callable[..., Any] = tf.autograph.experimental.do_not_convert(method)
+    return spared
+
+
 def _of_inner(name: str) -> property:
     """A setting that lives on the inner optimizer, and only there."""
 
@@ -186,6 +196,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         self.built = True
         self._update_active()
 
+    @_as_written
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Updates the weights that are not frozen; see ``keras.optimizers.Optimizer.apply``."""
         grads = list(grads)

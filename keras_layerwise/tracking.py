@@ -136,7 +136,7 @@ def _frozen(model: Any, view: View) -> Mask:
     is frozen.
     """
     by_rule: set[str] = set()
-    for optimizer in layerwise_optimizers(model.optimizer):
+    for optimizer in layerwise_optimizers(getattr(model, "optimizer", None)):
         if optimizer.built:
             by_rule |= {entry.path for entry in optimizer.assignments if entry.frozen}
     weights: dict[int, bool] = {}

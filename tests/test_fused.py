@@ -227,6 +227,25 @@ def test_inside_keras_loss_scaling():
     assert_equal_to_rounding(run(lambda o: LayerwiseOptimizer(o, {})), run(lambda o: o))
 
 
+@pytest.mark.tensorflow_only
+def test_autograph_does_not_rewrite_it(monkeypatch):
+    import tensorflow as tf
+
+    variables = weights()
+    optimizer = LayerwiseOptimizer(optimizers.Adam(1e-3), {})
+    optimizer.build(variables)
+    seen = []
+    update = optimizer.inner_optimizer.apply
+
+    def apply(*args):
+        seen.append(tf.__internal__.autograph.control_status_ctx().status.name)
+        update(*args)
+
+    monkeypatch.setattr(optimizer.inner_optimizer, "apply", apply)
+    tf.function(lambda: optimizer.apply([tf.ones(v.shape) for v in variables], variables))()
+    assert seen == ["DISABLED"]
+
+
 MIRRORED = """
 import keras, numpy as np, tensorflow as tf
 from keras_layerwise import LayerwiseOptimizer
