@@ -19,6 +19,9 @@ from tab_logs import HOSTILE, growing, rows, write_drift, write_rates, write_rec
 import keras_layerwise as kl
 from keras_layerwise import schema
 
+pytest.importorskip(
+    "playwright", reason="the page does not depend on the backend; the tests on TensorFlow drive it"
+)
 pytestmark = pytest.mark.skipif(
     tab_browser.CHROMIUM is None, reason="looks at the page in Chromium, which is not installed"
 )
