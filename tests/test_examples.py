@@ -15,6 +15,8 @@ EXAMPLES = sorted({path.stem for path in ROOT.glob("examples/*.py")} - {"finetun
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_holds_what_it_claims(name):
+    if name == "rules_after_reload" and not hasattr(keras.optimizers, "MultiOptimizer"):
+        pytest.skip("shows what MultiOptimizer does, which this Keras does not have")
     environment = os.environ | {
         "KERAS_BACKEND": keras.backend.backend(),
         "PYTHONPATH": str(ROOT),
