@@ -29,10 +29,13 @@ OPTIMIZERS = {
     "Ftrl": lambda rate, **kw: optimizers.Ftrl(rate, **kw),
     "Lion": lambda rate, **kw: optimizers.Lion(rate, **kw),
 }
+LATER = {"Lamb", "Muon", "ScheduleFreeAdamW"}
+# Keras 3.10's Muon asks TensorFlow's variables for a path and fails, bare as wrapped.
+BROKEN = {"Muon"} if keras.__version__.startswith("3.10.") else set()
 OPTIMIZERS.update(
     {
         name: (lambda cls: lambda rate, **kw: cls(rate, **kw))(getattr(optimizers, name))
-        for name in ("Lamb", "Muon", "ScheduleFreeAdamW")
+        for name in sorted(LATER - BROKEN)
         if hasattr(optimizers, name)
     }
 )
@@ -68,7 +71,7 @@ def test_no_optimizer_of_keras_is_missing():
         for name, value in vars(optimizers).items()
         if isinstance(value, type) and issubclass(value, optimizers.Optimizer)
     }
-    assert found - wrappers <= known
+    assert found - wrappers - BROKEN <= known
 
 
 @every_optimizer
