@@ -174,7 +174,6 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         variables = list(variables)
         settings = self._resolve(variables)
         self._set("_weights", variables)
-        self._set("_settings", settings)
         for position, variable in enumerate(variables):
             self._trainable_variables_indices[self._var_key(variable)] = position
         self._set("_trainable_variables", variables)
@@ -309,12 +308,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             RuleError: while the weights are not known.
         """
         self._sync()
-        settings = self._settings
-        if not settings:
-            raise RuleError(
-                "The weights are not known yet. Pass model=... with a model that is built, or "
-                "train one step first."
-            )
+        settings = self._known_settings()
         inner = self.inner_optimizer
         rate = _number(inner.learning_rate)
         found = []
@@ -576,7 +570,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     def _locate(self, variables: Sequence[Any]) -> list[int]:
         """Finds the places of `variables` in the model, or by their paths without one."""
-        model = self._model() if self._model is not None else None
+        model = self._trained_model()
         sites = structure.sites(model) if model is not None else ()
         places = {id(site.weight): i for i, site in enumerate(sites)}
         unknown = [v for v in variables if id(v) not in places]
@@ -594,24 +588,33 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     def _positions(self, select: Any) -> list[int]:
         """The positions among the optimizer's weights of what `select` picks."""
-        if not self._settings:
-            raise RuleError(
-                "The weights are not known yet. Pass model=... with a model that is built, or "
-                "train one step first."
-            )
+        self._known_settings()
         if selectors.needs_model(select) and not any(site.chains for site in self._sites):
             raise RuleError(
                 f"{selectors.label(select)!r} can be answered only where the layers are known. "
                 "Pass model=... to LayerwiseOptimizer."
             )
         if not self.built:
-            model = self._model() if self._model is not None else None
+            model = self._trained_model()
             if model is not None:
                 self.build(model.trainable_weights)
         own = {id(weight): position for position, weight in enumerate(self._weights)}
         trainable = [i for i, site in enumerate(self._sites) if id(site.weight) in own]
         winners = rules_module.resolve([select], self._sites, trainable)
         return sorted(own[id(self._sites[i].weight)] for i in winners)
+
+    def _known_settings(self) -> list[Setting]:
+        if not self._settings:
+            raise RuleError(
+                "The weights are not known yet. Pass model=... with a model that is built, or "
+                "train one step first."
+            )
+        settings: list[Setting] = self._settings
+        return settings
+
+    def _trained_model(self) -> Any:
+        """The model that was attached, None where none was or it is gone."""
+        return None if self._model is None else self._model()
 
     def _active(self) -> list[int]:
         return [i for i, setting in enumerate(self._settings) if not setting.rule.frozen]
@@ -624,7 +627,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         positions = [p for p in self._positions(select) if self._settings[p].rule.frozen != frozen]
         if not positions:
             return
-        model = self._model() if self._model is not None else None
+        model = self._trained_model()
         if self._compiled and model is None:
             raise RuleError(
                 "What is frozen cannot change now: the training step is compiled, and the "
@@ -664,13 +667,13 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             self._trace_again()
 
     def _trace_again(self) -> None:
-        model = self._model() if self._model is not None else None
+        model = self._trained_model()
         if model is not None:
             trace_again(model, "train")
 
     def _sync(self) -> None:
         """On JAX, brings the state that training holds back into the variables."""
-        model = self._model() if self._model is not None else None
+        model = self._trained_model()
         if model is not None and hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
 
