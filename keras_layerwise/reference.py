@@ -63,8 +63,18 @@ class Reference:
     """
 
     def __init__(self, pieces: list[list[Piece]]) -> None:
+        # Positions of the weight and of the piece in it: on the processor, and elsewhere.
+        every = [(i, j) for i, found in enumerate(pieces) for j in range(len(found))]
+        self._host = [(i, j) for i, j in every if isinstance(pieces[i][j].array, np.ndarray)]
+        self._elsewhere = [
+            (i, j) for i, j in every if not isinstance(pieces[i][j].array, np.ndarray)
+        ]
+        self._comparison = statistics.Comparison([pieces[i][j].array for i, j in self._host])
+        for (i, j), array in zip(self._host, self._comparison.references, strict=True):
+            pieces[i][j] = pieces[i][j]._replace(array=array)
+        self._owners = np.array([i for i, _ in self._host + self._elsewhere], np.intp)
         self.pieces = pieces
-        self.own = _measure(pieces, pieces)
+        self.own = self._measure(pieces)
 
     @classmethod
     def taken(cls, watched: Watched) -> "Reference":
@@ -93,7 +103,14 @@ class Reference:
 
     def measure(self, watched: Watched) -> statistics.Sums:
         """The sums of each weight against its reference."""
-        return _measure(watched.read(), self.pieces)
+        return self._measure(watched.read())
+
+    def _measure(self, weights: list[list[Piece]]) -> statistics.Sums:
+        sums = self._comparison.measure([weights[i][j].array for i, j in self._host])
+        if self._elsewhere:
+            pairs = [(weights[i][j].array, self.pieces[i][j].array) for i, j in self._elsewhere]
+            sums = np.concatenate([sums, _on_devices(pairs)])
+        return _over_processes(statistics.merge(sums, self._owners, len(weights)))
 
     def advance(self, watched: Watched, sums: statistics.Sums) -> None:
         """Makes the weights as they are now, whose `sums` are known, the reference."""
@@ -256,23 +273,6 @@ def _check_shape(site: Site, array: Any, source: str, advice: str) -> None:
         )
 
 
-def _measure(weights: list[list[Piece]], references: list[list[Piece]]) -> statistics.Sums:
-    owners = np.array([i for i, pieces in enumerate(weights) for _ in pieces], np.intp)
-    pairs = [
-        (w.array, r.array)
-        for pieces, others in zip(weights, references, strict=True)
-        for w, r in zip(pieces, others, strict=True)
-    ]
-    sums = np.zeros((len(pairs), len(statistics.COLUMNS)))
-    host = [k for k, (w, _) in enumerate(pairs) if isinstance(w, np.ndarray)]
-    if host:
-        sums[host] = statistics.measure([pairs[k][0] for k in host], [pairs[k][1] for k in host])
-    if len(host) < len(pairs):
-        rest = [k for k, (w, _) in enumerate(pairs) if not isinstance(w, np.ndarray)]
-        sums[rest] = _on_devices([pairs[k] for k in rest])
-    return _over_processes(statistics.merge(sums, owners, len(weights)))
-
-
 def _on_devices(pairs: list[tuple[Any, Any]]) -> statistics.Sums:
     """The sums of arrays on accelerators, computed there."""
     sums = np.zeros((len(pairs), len(statistics.COLUMNS)))
@@ -373,10 +373,13 @@ def _read_tensorflow(variables: Sequence[Any]) -> Callable[[], list[list[Piece]]
             for variable, special in zip(variables, bfloat16, strict=True)
         ]
 
+    # To find the trace anew at each call takes as long as half of the reads.
+    concrete = values.get_concrete_function()
+
     def read() -> list[list[Piece]]:
         return [
             [Piece(_of_tensorflow(tensor, special), ())]
-            for tensor, special in zip(values(), bfloat16, strict=True)
+            for tensor, special in zip(concrete(), bfloat16, strict=True)
         ]
 
     return read

@@ -35,47 +35,73 @@ _SPREAD = 0.1  # the part of a sum of squares below which its difference to the 
 _TINY = 1e-15  # below it the square of a float32 loses digits
 
 
-def measure(weights: Sequence[Array], references: Sequence[Array]) -> Sums:
-    """The sums of each weight against its reference.
+class Comparison:
+    """What weights are compared with, laid out once for many measurements.
 
     Runs of 1,024 elements are summed in float32 with at least eight
     accumulators and everything above in float64, so the relative error of a
     sum of squares stays near 1e-6 however many elements there are. Working
-    memory is a few blocks.
+    memory is a few blocks. One thread at a time may measure.
 
     Args:
-        weights: real arrays of any shape and dtype.
-        references: arrays of the same shapes and dtypes.
+        references: real arrays of any shape and dtype; they may change later.
 
-    Returns:
-        Shape ``(len(weights), len(COLUMNS))``.
+    Attributes:
+        references: the same values. Small arrays lie side by side in one, so
+            these are to be kept instead of the given ones.
 
     Example:
     >>> import numpy as np
-    >>> sums = measure([np.array([1.0, 3.0])], [np.array([0.0, 1.0])])
+    >>> sums = Comparison([np.array([0.0, 1.0])]).measure([np.array([1.0, 3.0])])
     >>> {name: float(value) for name, value in zip(COLUMNS, sums[0])}["square"]
     5.0
     """
-    flat = [(w.reshape(-1), r.reshape(-1)) for w, r in zip(weights, references, strict=True)]
-    small, blocks = [], []
-    for i, (weight, _) in enumerate(flat):
-        if weight.size <= _SMALL and _working(weight.dtype) is np.float32:
-            small.append(i)
-        else:
-            blocks += [(i, slice(at, at + _BLOCK)) for at in range(0, weight.size, _BLOCK)]
-    parts = np.zeros((len(blocks), len(COLUMNS)))
-    memory = {working: np.empty((3, _BLOCK), working) for working in (np.float32, np.float64)}
-    with np.errstate(all="ignore"):  # NaN and infinity are results here
-        for part, (i, block) in zip(parts, blocks, strict=True):
-            weight, reference = flat[i]
-            _block(weight[block], reference[block], memory[_working(weight.dtype)], part)
-        for k in _doubtful(parts):
-            i, block = blocks[k]
-            _exact(flat[i][0][block], flat[i][1][block], parts[k])
-        sums = merge(parts, np.array([i for i, _ in blocks], np.intp), len(flat))
-        for batch in _batches(small, [weight.size for weight, _ in flat]):
-            sums[batch] = _together([flat[i] for i in batch])
-    return sums
+
+    def __init__(self, references: Sequence[Array]) -> None:
+        self.references = list(references)
+        self._batches = [
+            _Batch(members, [references[i] for i in members])
+            for members in _batches(
+                [reference.size * _is_small(reference) for reference in references]
+            )
+        ]
+        for batch in self._batches:
+            for i, view in zip(batch.members, batch.views(), strict=True):
+                self.references[i] = view.reshape(references[i].shape)
+        self._blocks = [
+            (i, slice(at, at + _BLOCK), _working(reference.dtype))
+            for i, reference in enumerate(references)
+            if not _is_small(reference)
+            for at in range(0, reference.size, _BLOCK)
+        ]
+        self._owners = np.array([i for i, _, _ in self._blocks], np.intp)
+        self._memory = {
+            working: np.empty((3, _BLOCK), working)
+            for working in {working for _, _, working in self._blocks}
+        }
+
+    def measure(self, weights: Sequence[Array]) -> Sums:
+        """The sums of each weight against its reference, which has its shape and dtype.
+
+        Returns:
+            Shape ``(len(weights), len(COLUMNS))``.
+        """
+        parts = np.zeros((len(self._blocks), len(COLUMNS)))
+        flat = {
+            i: (weights[i].reshape(-1), self.references[i].reshape(-1))
+            for i in dict.fromkeys(self._owners.tolist())
+        }
+        with np.errstate(all="ignore"):  # NaN and infinity are results here
+            for part, (i, block, working) in zip(parts, self._blocks, strict=True):
+                weight, reference = flat[i]
+                _block(weight[block], reference[block], self._memory[working], part)
+            for k in _doubtful(parts):
+                i, block, _ = self._blocks[k]
+                _exact(flat[i][0][block], flat[i][1][block], parts[k])
+            sums = merge(parts, self._owners, len(weights))
+            for batch in self._batches:
+                sums[batch.members] = batch.measure([weights[i] for i in batch.members])
+        return sums
 
 
 def merge(sums: Sums, groups: npt.NDArray[np.intp], count: int) -> Sums:
@@ -189,43 +215,58 @@ def _ones(dtype: np.dtype[Any]) -> Array:
     return np.ones(_RUN, dtype)
 
 
-def _batches(small: list[int], sizes: list[int]) -> list[list[int]]:
-    """Groups weights so that each group is about a block."""
+def _is_small(array: Array) -> bool:
+    return 0 < array.size <= _SMALL and array.dtype == np.float32
+
+
+def _batches(sizes: Sequence[int]) -> list[list[int]]:
+    """Groups positions so that their sizes add up to about a block; those of size 0 are left."""
     batches: list[list[int]] = []
     room = 0
-    for i in small:
-        if sizes[i] == 0:
-            continue
-        if sizes[i] > room:
+    for i, size in enumerate(sizes):
+        if size > room:
             batches.append([])
             room = _BLOCK
-        batches[-1].append(i)
-        room -= sizes[i]
+        if size:
+            batches[-1].append(i)
+            room -= size
     return batches
 
 
-def _together(pairs: list[tuple[Array, Array]]) -> Sums:
-    """Many small weights at once, as segments of one array."""
-    sizes = np.array([weight.size for weight, _ in pairs])
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    w = np.concatenate([weight for weight, _ in pairs], dtype=np.float32)
-    r = np.concatenate([reference for _, reference in pairs], dtype=np.float32)
-    difference = w - r
-    sums = np.empty((len(pairs), len(COLUMNS)))
-    sums[:, COUNT] = sizes
-    sums[:, SHIFT] = np.add.reduceat(difference, starts)
-    sums[:, SQUARE] = np.add.reduceat(difference * difference, starts)
-    sums[:, LARGEST] = np.maximum.reduceat(np.abs(difference, out=difference), starts)
-    sums[:, TOTAL] = np.add.reduceat(w, starts)
-    sums[:, DOT] = np.add.reduceat(np.multiply(w, r, out=r), starts)
-    centre = (sums[:, TOTAL] / sizes).astype(np.float32)
-    w -= np.repeat(centre, sizes)
-    left = sums[:, TOTAL] - centre.astype(np.float64) * sizes
-    sums[:, SCATTER] = np.maximum(np.add.reduceat(w * w, starts) - left * left / sizes, 0)
-    sums[:, NONFINITE] = 0
-    for i in _doubtful(sums):
-        _exact(*pairs[i], sums[i])
-    return sums
+class _Batch:
+    """Many small references at once, as segments of one array."""
+
+    def __init__(self, members: list[int], references: Sequence[Array]) -> None:
+        self.members = members
+        self._reference = np.concatenate(references, axis=None)
+        self._sizes = np.array([reference.size for reference in references])
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])
+
+    def views(self) -> list[Array]:
+        return np.split(self._reference, self._starts[1:])
+
+    def measure(self, weights: Sequence[Array]) -> Sums:
+        w, r = np.concatenate(weights, axis=None), self._reference
+        sizes, starts = self._sizes, self._starts
+        work = w - r
+        sums = np.empty((len(weights), len(COLUMNS)))
+        sums[:, COUNT] = sizes
+        sums[:, SHIFT] = np.add.reduceat(work, starts)
+        sums[:, SQUARE] = np.add.reduceat(work * work, starts)
+        sums[:, LARGEST] = np.maximum.reduceat(np.abs(work, out=work), starts)
+        sums[:, TOTAL] = np.add.reduceat(w, starts)
+        sums[:, DOT] = np.add.reduceat(np.multiply(w, r, out=work), starts)
+        centre = (sums[:, TOTAL] / sizes).astype(np.float32)
+        w -= np.repeat(centre, sizes)
+        left = sums[:, TOTAL] - centre.astype(np.float64) * sizes
+        scatter = np.add.reduceat(np.multiply(w, w, out=w), starts)
+        sums[:, SCATTER] = np.maximum(scatter - left * left / sizes, 0)
+        sums[:, NONFINITE] = 0
+        doubtful = _doubtful(sums)
+        views = self.views() if doubtful else []
+        for i in doubtful:
+            _exact(weights[i].reshape(-1), views[i], sums[i])
+        return sums
 
 
 def _doubtful(sums: Sums) -> list[int]:

@@ -654,7 +654,7 @@ def test_what_accelerators_compute_is_what_the_processor_does(monkeypatch):
     tensors = [[keras.ops.convert_to_tensor(a) for a in arrays] for arrays in (weights, others)]
     pairs = list(zip(*tensors, strict=True))
     found = reference._on_devices(pairs)
-    expected = statistics.measure(weights, others)
+    expected = statistics.Comparison(others).measure(weights)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-4)
     assert found[1, statistics.NONFINITE] == 1
     copied = reference._copied(reference.Piece(pairs[0][0], ())).array

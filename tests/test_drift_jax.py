@@ -101,7 +101,7 @@ def test_two_processes_add_up_their_shards_and_one_writes():
         port = free.getsockname()[1]
     first, second = map(result, [run(SUMS, index, 2, port, devices=2) for index in range(2)])
     values = np.arange(24, dtype=np.float32).reshape(4, 6)
-    expected = statistics.measure([values, values[0]], [values + 1, values[0] * 2])
+    expected = statistics.Comparison([values + 1, values[0] * 2]).measure([values, values[0]])
     for found in (first, second):
         np.testing.assert_allclose(found["sums"], expected, rtol=1e-6)
         assert not found["whole"]

@@ -37,7 +37,7 @@ def measured(weights, references, previous=None, groups=None):
     count = groups.max() + 1
 
     def rows(a, b):
-        return statistics.merge(statistics.measure(a, b), groups, count)
+        return statistics.merge(statistics.Comparison(b).measure(a), groups, count)
 
     updates = None
     if previous is not None:
@@ -168,5 +168,8 @@ def test_the_same_values_give_the_same_sums_to_the_last_bit():
     random = np.random.default_rng(3)
     w = [random.normal(size=n).astype(np.float32) for n in (10, 3000, 500_000)]
     r = [a + np.float32(0.1) for a in w]
-    first, again = statistics.measure(w, r), statistics.measure([a.copy() for a in w], r)
+    first, again = (
+        statistics.Comparison(r).measure(w),
+        statistics.Comparison(r).measure([a.copy() for a in w]),
+    )
     assert (first == again).all()
