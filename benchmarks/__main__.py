@@ -71,12 +71,17 @@ def main() -> int:
         }
         for row in report.rows([done[case.name]]):
             print("    " + "  ".join(cell for cell in row[1:] if cell), flush=True)
-    _write(options.output or RESULTS, backend, about, done)
+        for row in report.figures([done[case.name]]):
+            print("    " + "  ".join(cell for cell in row if cell), flush=True)
+        # After each, so that an interrupted run keeps what it measured.
+        path = _write(options.output or RESULTS, backend, about, done)
+    if done:
+        _draw(path)
     print(f"{time.perf_counter() - start:.0f} s; failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
 
 
-def _write(folder: Path, backend: str, about: dict[str, Any], done: dict[str, Any]) -> None:
+def _write(folder: Path, backend: str, about: dict[str, Any], done: dict[str, Any]) -> Path:
     """Puts the cases beside those of other backends and of earlier runs at the same commit."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{machine.kind(about)}.json"
@@ -88,9 +93,15 @@ def _write(folder: Path, backend: str, about: dict[str, Any], done: dict[str, An
     }
     record[backend] = {"machine": about, "cases": {**(before["cases"] if same else {}), **done}}
     path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def _draw(path: Path) -> None:
+    """The table and the plots of a results file."""
+    record = json.loads(path.read_text())
     path.with_suffix(".md").write_text(report.markdown(record))
     if importlib.util.find_spec("matplotlib"):
-        report.plots(record, folder)
+        report.plots(record, path.parent)
     else:
         print("No plots: matplotlib is not installed.")
     print(path)

@@ -293,6 +293,10 @@ def _pairs(
     return run
 
 
+def _figures(measured: Callable[[], list[drift.Figure]]) -> Callable[[float], dict[str, Any]]:
+    return lambda seconds: {"figures": [figure._asdict() for figure in measured()]}
+
+
 def _record_against(other: Callable[[Any], Callable[[], Any]]) -> Callable[[], drift.Pairs]:
     def sample() -> drift.Pairs:
         model = drift.build("mobilenet_v2")
@@ -453,18 +457,17 @@ def _of_drift() -> Iterator[Case]:
                 target=0.02,
                 headline=True,
             )
-    for frequency, count, target in ((100, 100, 1.01), (1, 10, 1.05)):
+    for name, frequency, count, target in (("mlp", 100, 200, 1.01), ("mobilenet_v2", 1, 10, 1.05)):
         yield Case(
             f"drift/fit/{frequency}",
-            f"fit with a drift record every {frequency} steps, mobilenet_v2",
+            f"fit with a drift record every {frequency} steps, {name}, batch 32",
             _pairs(
-                lambda f=frequency, n=count: drift.fit_with_and_without("mobilenet_v2", f, n, 3),
-                "without",
+                lambda n=name, f=frequency, c=count: drift.fit_with_and_without(n, f, c), "without"
             ),
             target=target,
             headline=True,
-            slow=frequency == 100,
         )
+    yield Case("drift/figures", "sizes of a record", _figures(drift.figures), headline=True)
     for size in (10**5, 10**6, 10**7, 10**8, 10**9):
         yield Case(
             f"scale/parameters/{size:.0e}".replace("+", ""),
@@ -474,6 +477,22 @@ def _of_drift() -> Iterator[Case]:
                 "scale": {"parameters": size},
             },
             slow=size == 10**9,
+        )
+
+
+def _of_tab() -> Iterator[Case]:
+    def measured(load_fast: bool) -> list[drift.Figure]:
+        from benchmarks import tab
+
+        return tab.figures(load_fast)
+
+    for load_fast in (True, False):
+        yield Case(
+            f"tab/{'fast' if load_fast else 'slow'}",
+            f"the tab, --load_fast={load_fast}",
+            _figures(lambda fast=load_fast: measured(fast)),
+            slow=True,
+            headline=True,
         )
 
 
@@ -497,4 +516,4 @@ def all_cases() -> list[Case]:
         headline=True,
     )
     first = _of_tensorflow() if backend == "tensorflow" else _of_others(mode)
-    return [*first, freezing, *_of_drift(), whole, *_scale()]
+    return [*first, freezing, *_of_drift(), whole, *_scale(), *_of_tab()]

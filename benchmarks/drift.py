@@ -1,7 +1,7 @@
 """What `WeightDrift` costs, as samples taken in pairs: ``(ours, baseline)`` in seconds.
 
 Each function takes its pair in turns, so that what else the machine does
-falls on both. Run as a script, it prints the median ratio of every case.
+falls on both. What is not a ratio is a `Figure`.
 """
 
 import os
@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -122,6 +122,33 @@ def fit_with_and_without(name: str, update_freq: int, steps: int, count: int = 5
         return paired(lambda: fit(drift), fit, count)
 
 
+class Figure(NamedTuple):
+    """What is no ratio, and the most that it may be, None where nothing was set."""
+
+    what: str
+    value: float
+    unit: str
+    target: float | None
+
+
+def figures() -> list[Figure]:
+    """What a record costs beside its computation."""
+    vector, scalar = bytes_written()
+    found = [
+        Figure("handing over a record of 200 layers × 8 statistics, median",
+               1e6 * statistics.median(hand_over()), "µs", 50),
+        Figure("a vector of 200 layers in the event file, beyond 5 bytes a value",
+               vector, "bytes", 300),
+        Figure("a scalar in the event file", scalar, "bytes", 50),
+    ]  # fmt: skip
+    for compared, copies in (("the start", 1), ("the start and the previous record", 2)):
+        for name in MODELS:
+            added, size = peak_memory(name, copies)
+            what = f"peak memory, {name} against {compared}, beyond {copies} × the weights"
+            found.append(Figure(what, (added - copies * size) / 2**20, "MiB", 64))
+    return found
+
+
 def hand_over(count: int = 1000) -> list[float]:
     """Seconds to hand over 8 statistics of 200 layers, while the writer writes."""
     rows = tuple(Row(f"block_{i}_expand", True, False, 9) for i in range(200))
@@ -140,7 +167,7 @@ def hand_over(count: int = 1000) -> list[float]:
 
 
 def bytes_written() -> tuple[float, float]:
-    """Bytes a record of one vector of 200 layers, beyond 4 a value, and bytes a scalar."""
+    """Bytes a record of one vector of 200 layers, beyond 5 a value, and bytes a scalar."""
     rows = tuple(Row(f"block_{i}_expand", True, False, 9) for i in range(200))
     series = Series("drift", rows, "relative_l2", "the initial weights")
     with tempfile.TemporaryDirectory() as folder:
@@ -157,12 +184,12 @@ def bytes_written() -> tuple[float, float]:
             writer.flush()
             sizes.append(writer.path.stat().st_size - before)
         writer.close()
-    return sizes[0] - 800, sizes[1] / 200
+    return sizes[0] - 5 * 200, sizes[1] / 200
 
 
-def peak_memory(name: str, reference: str = "initial") -> tuple[int, int]:
-    """Bytes that records add to the process's peak, and bytes of the weights."""
-    code = f"import benchmarks.drift as d; print(*d._peak({name!r}, {reference!r}))"
+def peak_memory(name: str, copies: int) -> tuple[int, int]:
+    """Bytes that records with 1 or 2 references add to the process's peak; bytes of the weights."""
+    code = f"import benchmarks.drift as d; print(*d._peak({name!r}, {copies}))"
     root = Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root)}
     output = subprocess.run(
@@ -182,14 +209,14 @@ def elements(size: int, count: int = 3) -> Pairs:
     return paired(lambda: followed.record(0), lambda: [(a.sum(), a.sum()) for a in weights], count)
 
 
-def _peak(name: str, reference: str) -> tuple[int, int]:
+def _peak(name: str, copies: int) -> tuple[int, int]:
     model = build(name)
     x = np.zeros((1, *model.input_shape[1:]), "float32")
     model.fit(x, np.zeros(1), verbose=0)
     size = sum(int(np.prod(weight.shape)) for weight in model.weights) * 4
     Path("/proc/self/clear_refs").write_text("5")  # Linux's way to begin a new peak
     before = _status("VmRSS")
-    followed = tracker(model, DEFAULT_STATISTICS + ("update_ratio",) * (reference == "previous"))
+    followed = tracker(model, DEFAULT_STATISTICS + ("update_ratio",) * (copies - 1))
     for step in range(3):
         followed.record(step)
     return _status("VmHWM") - before, size
@@ -200,37 +227,3 @@ def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(name)]
     return int(line.split()[1]) * 1024
-
-
-def _median(pairs: Pairs) -> str:
-    ratio = statistics.median(ours / base for ours, base in pairs)
-    ours, base = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return f"{ratio:.3f}  ({ours * 1e3:.2f} ms, {base * 1e3:.2f} ms)"
-
-
-def main() -> None:
-    """Prints every case."""
-    for name in MODELS:
-        print(f"record / NumPy sums, {name}: {_median(record_against_numpy(name))}", flush=True)
-    for name in MODELS:
-        ratio = statistics.median(b / a for a, b in record_against_tensorboard(name))
-        print(f"TensorBoard(histogram_freq=1) / record, {name}: {ratio:.0f}", flush=True)
-    pairs = fit_with_and_without("mobilenet_v2", 100, 100, 3)
-    print(f"fit, a record each 100 steps, MobileNetV2: {_median(pairs)}", flush=True)
-    pairs = fit_with_and_without("mobilenet_v2", 1, 10)
-    print(f"fit, a record each step, MobileNetV2: {_median(pairs)}", flush=True)
-    print(f"hand over: {statistics.median(hand_over()) * 1e6:.1f} us")
-    print("bytes beyond 4 a value in a record, bytes a scalar:", bytes_written())
-    for reference in ("initial", "previous"):
-        for name in MODELS:
-            added, size = peak_memory(name, reference)
-            mib = 1 << 20
-            print(
-                f"peak, {reference}, {name}: {added / mib:.0f} MiB of {size / mib:.0f}", flush=True
-            )
-    for size in (10**7, 10**8, 10**9):
-        print(f"{size} parameters: {_median(elements(size))}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """The table, the plots and the README's part, from what was measured."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ def rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
     """One for each ratio."""
     found = []
     for result in results:
-        for side, ratio in result["ratios"].items():
+        for side, ratio in result.get("ratios", {}).items():
             own = side in OURS
             low, high = _short(ratio["low"]), _short(ratio["high"])
             against = result["baseline"] if own else f"{side} to {result['baseline']}"
@@ -32,11 +32,27 @@ def rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
     return found
 
 
-def table(results: Iterable[dict[str, Any]]) -> str:
-    """In Markdown."""
+def figures(results: Iterable[dict[str, Any]]) -> list[list[str]]:
+    """One for each figure that is not a ratio."""
+    return [
+        [figure["what"], f"{figure['value']:.3g} {figure['unit']}", _target(figure)]
+        for result in results
+        for figure in result.get("figures", ())
+    ]
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """In Markdown; what is not a ratio has a table of its own."""
     head = ["what", "against", "ratio (95 %)", "A against A", "verdict", "target"]
-    lines = [head, ["---"] * len(head), *rows(results)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    parts = [_table(head, rows(results))]
+    if found := figures(results):
+        parts.append(_table(["what", "measured", "target"], found))
+    return "\n\n".join(parts)
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    every = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in every)
 
 
 def machine_line(machine: dict[str, Any]) -> str:
@@ -55,7 +71,7 @@ def markdown(record: dict[str, Any]) -> str:
         parts += [
             f"## {backend}",
             machine_line(part["machine"]),
-            table(part["cases"].values()),
+            table(list(part["cases"].values())),
             "Time of one step, and of the first (with trace and compilation):",
             _times(part["cases"].values()),
         ]
@@ -114,7 +130,7 @@ def plots(record: dict[str, Any], folder: Path) -> list[Path]:
 def _times(results: Iterable[dict[str, Any]]) -> str:
     lines = ["| what | side | time | first | variables |", "|---|---|---|---|---|"]
     for result in results:
-        for side, seconds in result["seconds"].items():
+        for side, seconds in result.get("seconds", {}).items():
             first = result.get("first_seconds", {}).get(side)
             count = result.get("variables", {}).get(side, "")
             shown = "" if first is None else _seconds(first)
@@ -125,10 +141,15 @@ def _times(results: Iterable[dict[str, Any]]) -> str:
 
 
 def _held(result: dict[str, Any], ratio: dict[str, Any]) -> str:
-    if result["target"] is None:
-        return ""
     value = ratio["high"] if result["strict"] else ratio["median"]
-    return f"≤ {result['target']:g}: {'held' if value <= result['target'] else '**missed**'}"
+    return _target({"target": result["target"], "value": value})
+
+
+def _target(figure: dict[str, Any]) -> str:
+    if figure["target"] is None:
+        return ""
+    held = figure["value"] <= figure["target"]
+    return f"≤ {figure['target']:g}: {'held' if held else '**missed**'}"
 
 
 def _short(value: float) -> str:

@@ -1,6 +1,6 @@
 """How long the tab takes, in a browser, over logs of the largest size it is meant for.
 
-Run with ``python -m benchmarks.tab``; needs Chromium and the package installed.
+Needs Chromium, and the package installed.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.drift import Figure
 from keras_layerwise import schema
 from keras_layerwise.events import EventWriter
 from tests import tab_browser
@@ -110,20 +111,19 @@ def measure(root: Path, load_fast: bool = True) -> dict[str, Any]:
         return times
 
 
-def main() -> None:
-    """Writes logs of the full size and prints what was measured."""
+def figures(load_fast: bool) -> list[Figure]:
+    """The medians of `measure` over logs of the full size."""
+    size = f"{LAYERS} layers × {RECORDS} records × {len(STATISTICS)} statistics, {RUNS} runs"
     with tempfile.TemporaryDirectory() as folder:
         write_logs(Path(folder))
-        for load_fast in (True, False):
-            times = measure(Path(folder), load_fast)
-            print(
-                f"{LAYERS} layers × {RECORDS} records × {len(STATISTICS)} statistics, {RUNS} runs"
-            )
-            print(f"--load_fast={load_fast}")
-            for name, found in times.items():
-                values = found if isinstance(found, list) else [found]
-                print(f"  {name:32} median {statistics.median(values):6.2f} s, all {values}")
-
-
-if __name__ == "__main__":
-    main()
+        times = measure(Path(folder), load_fast)
+    return [
+        Figure(f"{what}, --load_fast={load_fast}, {size}", statistics.median(times[key]), "s", most)
+        for what, key, most in (
+            ("first picture", "first_picture", 2.0),
+            ("first picture, with TensorBoard's own start", "first_picture_with_tensorboard", None),
+            ("change to a statistic not yet seen", "change_new", 0.3),
+            ("the same until every record is drawn", "change_new_every_record", None),
+            ("change to one seen before", "change_seen", 0.3),
+        )
+    ]

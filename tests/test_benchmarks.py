@@ -97,6 +97,17 @@ def test_a_target_for_the_interval_is_held_to_its_end():
     assert report.rows([result(strict=False)])[0][-1] == "≤ 1.02: held"
 
 
+def test_what_is_no_ratio_has_a_table_of_its_own():
+    figures = [
+        {"what": "a record", "value": 79.04, "unit": "bytes", "target": 78},
+        {"what": "a start", "value": 1.5, "unit": "s", "target": None},
+    ]
+    written = report.table([result(), {"title": "sizes", "headline": True, "figures": figures}])
+    assert written.count("| what |") == 2
+    assert "| a record | 79 bytes | ≤ 78: **missed** |" in written
+    assert "| a start | 1.5 s |  |" in written
+
+
 def test_the_readme_gets_the_headlines_between_its_markers():
     cases = {"a": result(), "b": result(title="a detail", headline=False)}
     record = {"tensorflow": {"machine": ABOUT, "cases": cases}}
