@@ -21,7 +21,7 @@ from benchmarks.machine import ROOT, synchronise
 from benchmarks.measure import AGAIN, BASELINE
 from keras_layerwise import LayerwiseOptimizer, Rule
 
-OURS = "LayerwiseOptimizer"
+OURS, DRIFT, MULTI = "LayerwiseOptimizer", "WeightDrift", "MultiOptimizer"
 RATE = 1e-4
 OPTIMIZERS: dict[str, tuple[str, Callable[[], Any]]] = {
     "adam": ("Adam", lambda: keras.optimizers.Adam(RATE)),
@@ -62,13 +62,14 @@ class Case:
 def compared(samples: dict[str, list[float]], **more: Any) -> dict[str, Any]:
     """What is kept of samples taken in turns; the first side is what the others are held to."""
     base = next(iter(samples))
-    found = {
-        name: measure.ratios(values, samples[base])
-        for name, values in samples.items()
-        if name != base
-    }
-    again = found.pop(AGAIN, None)
-    floor = measure.noise_floor(again) if again else None
+    pairs = {side if side in (OURS, DRIFT) else f"{side} to {base}": (side, base)
+             for side in samples if side not in (base, AGAIN)}  # fmt: skip
+    if MULTI in samples:
+        pairs[f"{OURS} to {MULTI}"] = (OURS, MULTI)
+    found = {label: measure.ratios(samples[a], samples[b]) for label, (a, b) in pairs.items()}
+    floor = None
+    if AGAIN in samples:
+        floor = measure.noise_floor(measure.ratios(samples[AGAIN], samples[base]))
     return {
         "baseline": base,
         "seconds": {name: measure.interval(values).median for name, values in samples.items()},
@@ -135,7 +136,7 @@ def steps(
         OURS: ours,
         AGAIN: lambda model: make(),
         "unfused": lambda model: ours(model, fused=False),
-        "MultiOptimizer": multi,
+        MULTI: multi,
     }
 
     def freeze(model: Any) -> None:
@@ -281,14 +282,12 @@ def peak_mib() -> float:
     return size / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _pairs(
-    sample: Callable[[], drift.Pairs], base: str, ours: str = "WeightDrift"
-) -> Callable[[float], dict[str, Any]]:
+def _pairs(sample: Callable[[], drift.Pairs], base: str) -> Callable[[float], dict[str, Any]]:
     def run(seconds: float) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # these models do not learn, which WeightDrift reports
             pairs = sample()
-        return compared({base: [b for _, b in pairs], ours: [a for a, _ in pairs]})
+        return compared({base: [b for _, b in pairs], DRIFT: [a for a, _ in pairs]})
 
     return run
 
@@ -382,10 +381,8 @@ def _of_tensorflow() -> Iterator[Case]:
             peers=["unfused"], target=0.80, strict=False, headline=True,
             quick=optimizer in ("adam", "momentum"),
         )  # fmt: skip
-    yield _step(
-        "small", "graph", None, peers=["unfused", "MultiOptimizer"], quick=True, headline=True
-    )
-    yield _step("dense", "graph", None, peers=["MultiOptimizer"], headline=True)
+    yield _step("small", "graph", None, peers=["unfused", MULTI], quick=True, headline=True)
+    yield _step("dense", "graph", None, peers=[MULTI], headline=True)
     for optimizer in ("momentum", "adamw", "rmsprop", "adagrad"):
         yield _step("small", "graph", 1, optimizer)
     for groups in (1, 2, 12):
@@ -408,7 +405,7 @@ def _of_tensorflow() -> Iterator[Case]:
 
 def _of_others(mode: str) -> Iterator[Case]:
     torch = ["torch.optim"] if mode == "PyTorch" else []
-    multi = [] if mode == "PyTorch" else ["MultiOptimizer"]
+    multi = [] if mode == "PyTorch" else [MULTI]
     yield _step("small", mode, None, quick=True, headline=True, peers=multi)
     yield _step("small", mode, 1)
     yield _step("dense", mode, None, quick=True, headline=True)

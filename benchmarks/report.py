@@ -18,7 +18,7 @@ def rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
         for side, ratio in result.get("ratios", {}).items():
             own = side in OURS
             low, high = _short(ratio["low"]), _short(ratio["high"])
-            against = result["baseline"] if own else f"{side} to {result['baseline']}"
+            against = result["baseline"] if own else side
             found.append(
                 [
                     result["title"],
