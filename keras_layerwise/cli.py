@@ -162,7 +162,7 @@ def final_drift(run: str | Path) -> dict[str, Any]:
                 last[value.tag] = (event.step, values)
     newest = max((step for step, _ in last.values()), default=None)
     layers: dict[str, dict[str, Any]] = {}
-    # A tag whose rows were replaced in mid-run by another revision ends early.
+    # A tag whose rows were replaced by others, in mid-run or on resuming, ends early.
     for tag, (_, values) in sorted(last.items(), key=lambda item: item[1][0]):
         statistic = str(series[tag].statistic)
         for row, number in zip(series[tag].rows, values, strict=True):

@@ -256,6 +256,8 @@ class WeightDrift(keras.callbacks.Callback):
         self._tracker = None
         self._about = ""
         self._records: list[Record] = []
+        self._rows: tuple[Row, ...] = ()
+        self._tags: dict[str, str] = {}
         self._alarmed: set[tuple[str, str]] = set()
         self._first_epoch = True
         self._resumed = self._batch = None
@@ -372,11 +374,14 @@ class WeightDrift(keras.callbacks.Callback):
             )
 
     def _write(self, writer: EventWriter, record: Record) -> None:
+        if record.rows is not self._rows:
+            self._rows = record.rows
+            self._tags = {name: schema.drift_tag(name, self._rows) for name in self._statistics}
         writer.vectors(
             [
                 (
                     Series("drift", record.rows, name, self._about),
-                    schema.drift_tag(name, record.revision),
+                    self._tags[name],
                     record.values[name],
                 )
                 for name in self._statistics

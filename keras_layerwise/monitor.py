@@ -64,12 +64,11 @@ class LearningRateMonitor(keras.callbacks.Callback):
         self._writer: EventWriter | None = None
         self._states: dict[str, _State] = {}
         self._rows: dict[str, str] = {}
-        self._written: list[tuple[str, ...]] = []
 
     def set_model(self, model: Any) -> None:
         """Begins anew where the model is another than before."""
         if model is not getattr(self, "_model", None):
-            self._states, self._rows, self._written = {}, {}, []
+            self._states, self._rows = {}, {}
         super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -99,7 +98,7 @@ class LearningRateMonitor(keras.callbacks.Callback):
         if self._writer is not None:
             step = self._step()
             rows = tuple(self._row(name, path) for name, path in self._rows.items())
-            tag = schema.rates_tag(self._revision())
+            tag = schema.rates_tag(rows)
             self._writer.vector(Series("rates", rows), tag, list(rates.values()), step)
             scalars = {} if own is None else {_RATE: own}
             moving = [rate for rate in rates.values() if rate]
@@ -137,13 +136,6 @@ class LearningRateMonitor(keras.callbacks.Callback):
         if messages and self._writer is not None:
             step = messages[0]["step"]
             self._writer.messages(Series("changes"), schema.CHANGES, messages, step)
-
-    def _revision(self) -> int:
-        """How many times the rows have changed: those of a tag are written only once."""
-        names = tuple(self._rows)
-        if not self._written or self._written[-1] != names:
-            self._written.append(names)
-        return len(self._written) - 1
 
     def _row(self, name: str, path: str) -> Row:
         members = [

@@ -12,10 +12,13 @@ A *series* is one TensorBoard tag of plugin `PLUGIN` and data class TENSOR.
 Vector series (drift, rates) hold one rank-1 float32 tensor per record, one
 value per row, NaN where a value is not defined. Message series (alarms,
 changes, record) hold one rank-1 string tensor per record, each element a JSON
-object. What the rows are is said once, in the plugin data of the tag.
+object. What the rows are is said once, in the plugin data of the tag; other
+rows have another tag.
 """
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,18 +120,26 @@ class Series:
         return series
 
 
-def drift_tag(statistic: str, revision: int = 0) -> str:
+def drift_tag(statistic: str, rows: Sequence[Row] = ()) -> str:
     """The tag of a statistic's vectors.
 
-    Rows are fixed for a tag, so when the set of weights changes in mid-run
-    the next `revision` begins.
+    TensorBoard keeps the plugin data that a tag came with first, from whichever
+    process and file, so the tag follows from the rows.
     """
-    return f"{PLUGIN}/drift/{statistic}" + (f"/{revision}" if revision else "")
+    return f"{PLUGIN}/drift/{statistic}{_suffix(rows)}"
 
 
-def rates_tag(revision: int = 0) -> str:
-    """The tag of the learning rates; for `revision` see `drift_tag`."""
-    return RATES + (f"/{revision}" if revision else "")
+def rates_tag(rows: Sequence[Row] = ()) -> str:
+    """The tag of the learning rates; see `drift_tag`."""
+    return RATES + _suffix(rows)
+
+
+def _suffix(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    # Not `frozen`, which is a row's state rather than what it is.
+    told = json.dumps([(row.name, row.trainable, row.parameters) for row in rows])
+    return "/" + hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def alarm(kind: str, row: str, step: int, message: str) -> dict[str, Any]:

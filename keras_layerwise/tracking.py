@@ -63,7 +63,6 @@ class Record:
 
     Attributes:
         step: of the optimizer.
-        revision: how often the set of weights had changed.
         rows: what the values are of.
         values: for each statistic, one per row.
         whole: each statistic of all trained weights together.
@@ -72,7 +71,6 @@ class Record:
     """
 
     step: int
-    revision: int
     rows: tuple[Row, ...]
     values: dict[str, npt.NDArray[np.float64]]
     whole: dict[str, float]
@@ -219,7 +217,6 @@ class Tracker:
         whole = self._statistics_of([measures.merge(table[trained], together, 1) for table in rows])
         record = Record(
             step=step,
-            revision=self.revision,
             rows=view.rows,
             values=self._statistics_of(rows),
             whole={name: float(values[0]) for name, values in whole.items()},

@@ -25,13 +25,13 @@ def writing(directory):
         writer.close()
 
 
-def write_drift(run, statistics, rows, steps, values, alarms=(), revision=0):
+def write_drift(run, statistics, rows, steps, values, alarms=()):
     """One record per step; `values` maps a statistic to ``[record, row]``."""
     with writing(run / schema.DRIFT_DIR) as writer:
         series = {s: schema.Series("drift", rows, s, "the initial weights") for s in statistics}
         for i, step in enumerate(steps):
             writer.vectors(
-                [(series[s], schema.drift_tag(s, revision), values[s][i]) for s in statistics], step
+                [(series[s], schema.drift_tag(s, rows), values[s][i]) for s in statistics], step
             )
         _write_messages(writer, "alarms", schema.ALARMS, alarms)
 
@@ -39,7 +39,7 @@ def write_drift(run, statistics, rows, steps, values, alarms=(), revision=0):
 def write_rates(run, rows, steps, values, changes=()):
     with writing(run / schema.RATES_DIR) as writer:
         for step, line in zip(steps, values, strict=True):
-            writer.vector(schema.Series("rates", rows), schema.RATES, line, step)
+            writer.vector(schema.Series("rates", rows), schema.rates_tag(rows), line, step)
         _write_messages(writer, "changes", schema.CHANGES, changes)
 
 

@@ -78,7 +78,7 @@ def test_show_has_the_record_and_says_what_cannot_be_repeated(runs, capsys):
     assert "timeline" in shown
 
 
-def write_drift(directory, revision, names, l2, step):
+def write_drift(directory, names, l2, step):
     series = schema.Series(
         kind="drift",
         statistic="l2",
@@ -86,14 +86,15 @@ def write_drift(directory, revision, names, l2, step):
         rows=tuple(schema.Row(name, True, False, 2) for name in names),
     )
     writer = EventWriter(directory / "drift")
-    writer.vector(series, schema.drift_tag("l2", revision), np.zeros(len(names)), step - 1)
-    writer.vector(series, schema.drift_tag("l2", revision), l2, step)
+    tag = schema.drift_tag("l2", series.rows)
+    writer.vector(series, tag, np.zeros(len(names)), step - 1)
+    writer.vector(series, tag, l2, step)
     writer.close()
 
 
-def test_show_has_the_final_drift_through_every_file_and_revision(runs, capsys):
-    write_drift(runs / "a", 0, ["x", "y"], [1.0, np.nan], 5)
-    write_drift(runs / "a", 1, ["y", "z"], [2.0, 3.0], 9)
+def test_show_has_the_final_drift_through_every_file_and_change_of_rows(runs, capsys):
+    write_drift(runs / "a", ["x", "y"], [1.0, np.nan], 5)
+    write_drift(runs / "a", ["y", "z"], [2.0, 3.0], 9)
     assert cli.main(["show", str(runs / "a"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["drift"] == {
         "step": 9,
@@ -104,7 +105,7 @@ def test_show_has_the_final_drift_through_every_file_and_revision(runs, capsys):
 
 
 def test_a_file_that_is_cut_off_shows_what_is_whole(runs):
-    write_drift(runs / "a", 0, ["x"], [1.0], 5)
+    write_drift(runs / "a", ["x"], [1.0], 5)
     (path,) = (runs / "a" / "drift").iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     assert cli.final_drift(runs / "a") == {"step": 4, "layers": [{"name": "x", "l2": 0.0}]}
@@ -115,7 +116,7 @@ def test_the_command_loads_no_framework(runs):
         "import sys; from keras_layerwise import cli; status = cli.main(sys.argv[1:]);"
         "assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules); sys.exit(status)"
     )
-    write_drift(runs / "a", 0, ["x"], [1.0], 5)
+    write_drift(runs / "a", ["x"], [1.0], 5)
     for arguments, status in ((["show", "a"], 0), (["diff", "a", "c"], 1)):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=runs, timeout=60, capture_output=True

@@ -11,7 +11,7 @@ from test_events import read
 from test_statistics import by_definition
 
 import keras_layerwise as kl
-from keras_layerwise import reference, schema, statistics
+from keras_layerwise import cli, reference, schema, statistics
 from keras_layerwise.schema import STATISTICS, Series
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
@@ -58,6 +58,11 @@ def series(directory):
                 row = (event.step, tensor_util.make_ndarray(value.tensor))
                 found.setdefault(value.tag, []).append(row)
     return {tag: (kinds[tag], found[tag]) for tag in kinds}
+
+
+def vectors(directory, statistic="l2"):
+    """The series of one statistic, in the order they began."""
+    return [found for found in series(directory).values() if found[0].statistic == statistic]
 
 
 def messages(directory):
@@ -108,8 +113,7 @@ def test_the_tab_gets_one_vector_a_record_with_the_rows_said_once(tmp_path):
     model.compile("sgd", "mse")
     drift = kl.WeightDrift(tmp_path)
     fit(model, drift, epochs=3)
-    found = series(tmp_path)
-    about, records = found[schema.drift_tag("l2")]
+    ((about, records),) = vectors(tmp_path)
     assert [(r.name, r.trainable, r.frozen, r.parameters) for r in about.rows] == [
         ("body", True, True, 30),
         ("norm", True, False, 12),
@@ -265,14 +269,8 @@ def test_records_come_every_so_many_steps_of_the_optimizer(tmp_path, steps_per_e
     assert drift.history["step"].tolist() == [4, 8, 12, 16]
     fit(model, drift, epochs=1, batch_size=4)
     assert drift.history["step"].tolist() == [4, 8, 12, 16, 20, 24]
-    assert [step for step, _ in series(tmp_path)[schema.drift_tag("l2")][1]] == [
-        4,
-        8,
-        12,
-        16,
-        20,
-        24,
-    ]
+    ((_, records),) = vectors(tmp_path)
+    assert [step for step, _ in records] == [4, 8, 12, 16, 20, 24]
 
 
 def test_every_record_between_steps_sees_the_weights_of_its_step(tmp_path):
@@ -324,7 +322,7 @@ def test_a_resumed_run_keeps_the_first_reference(tmp_path):
     assert drift.history["step"].tolist() == [12]
     expected = np.linalg.norm(weights_of(resumed, "body") - start)
     assert drift.history["l2"][0, 0] == pytest.approx(expected, rel=1e-5)
-    about, records = series(tmp_path / "run")[schema.drift_tag("l2")]
+    ((about, records),) = vectors(tmp_path / "run")
     assert about.reference == "the initial weights"
     assert [step for step, _ in records] == [4, 8, 12]
 
@@ -362,8 +360,25 @@ def test_a_resumed_run_without_the_file_says_what_it_compares_with(tmp_path):
     model = classifier()
     fit(model)
     fit(model, kl.WeightDrift(tmp_path), epochs=1)
-    about, _ = series(tmp_path)[schema.drift_tag("l2")]
+    ((about, _),) = vectors(tmp_path)
     assert about.reference == "the weights at step 8, the first seen"
+
+
+@pytest.mark.parametrize("change", [{"select": "head"}, {"per_weight": True}], ids=str)
+def test_a_run_resumed_with_other_rows_keeps_every_record_readable(tmp_path, change):
+    """TensorBoard keeps the rows that a tag was first written with."""
+    model = classifier()
+    fit(model, kl.WeightDrift(tmp_path))
+    drift = kl.WeightDrift(tmp_path, **change)
+    fit(model, drift)
+    first, second = vectors(tmp_path)
+    for about, records in (first, second):
+        assert {len(values) for _, values in records} == {len(about.rows)}
+    assert [row.name for row in second[0].rows] == drift.history["layers"]
+    final = {row["name"]: row["l2"] for row in cli.final_drift(tmp_path)["layers"]}
+    assert set(final) == {row.name for about, _ in (first, second) for row in about.rows}
+    last = drift.history["l2"][-1].astype("f4").tolist()
+    assert [final[name] for name in drift.history["layers"]] == last
 
 
 def test_a_stored_reference_of_another_model_is_an_error_with_both_shapes(tmp_path):
@@ -408,7 +423,7 @@ def test_a_model_built_by_its_first_batch_says_so(tmp_path):
     fit(model, drift, epochs=2)
     assert drift.history["layers"] == ["late"]
     assert drift.history["step"].tolist() == [4, 8]
-    about, _ = series(tmp_path)[schema.drift_tag("l2")]
+    ((about, _),) = vectors(tmp_path)
     # Keras builds a model before it trains it, except on TensorFlow.
     late = keras.backend.backend() == "tensorflow"
     expected = "the weights at step 1, the first seen" if late else "the initial weights"
@@ -426,7 +441,7 @@ def test_weights_added_later_get_rows_and_a_reference_of_their_own(tmp_path):
     model.fit(X, Y, epochs=1, batch_size=8, verbose=0, callbacks=[drift])
     history = drift.history
     assert history["l2"].shape == (2, 4)
-    about, records = series(tmp_path)[schema.drift_tag("l2", 1)]
+    _, (about, records) = vectors(tmp_path)
     assert len(records) == 1
     assert about.rows[0].parameters == 30 + 2 * 4 + 2 * 6
     np.testing.assert_allclose(history["l2"][0], before)
@@ -502,7 +517,7 @@ def test_moving_statistics_of_a_layer_frozen_by_a_rule_are_an_alarm(tmp_path):
     drift = kl.WeightDrift(tmp_path)
     said = alarms_of(lambda: fit(model, drift, epochs=1))
     assert said == ["Layer 'norm (non-trainable)' is frozen and has moved, at step 4."]
-    about, _ = series(tmp_path)[schema.drift_tag("l2")]
+    ((about, _),) = vectors(tmp_path)
     assert [row.frozen for row in about.rows] == [False, True, True, False]
 
 

@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 import pytest
-from test_drift import classifier, fit, read, series
+from test_drift import classifier, fit, read, vectors
 
 import keras_layerwise as kl
 from keras_layerwise import schema
@@ -59,7 +59,8 @@ def test_a_disk_that_fills_in_mid_run_costs_records_and_one_warning(tmp_path):
     assert lost > 50
     assert done.stderr.count("are being lost") == 1
     assert f"{lost} records could not be written" in done.stdout
-    steps = [step for step, _ in series(tmp_path)[schema.drift_tag("l2")][1]]
+    ((_, records),) = vectors(tmp_path)
+    steps = [step for step, _ in records]
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) > 10
 
@@ -97,7 +98,8 @@ def test_a_killed_run_leaves_readable_records_and_resumes(tmp_path):
                 break
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    steps = [step for step, _ in series(tmp_path)[schema.drift_tag("l2")][1]]
+    ((_, records),) = vectors(tmp_path)
+    steps = [step for step, _ in records]
     assert steps == list(range(1, len(steps) + 1))
     assert steps
     resume = """

@@ -33,16 +33,18 @@ def fit(model, *callbacks, epochs=2):
     }
 
 
-def series(directory, tag):
-    """The plugin data of a series, its steps and its values."""
-    found, about = [], None
+def series(directory, kind="rates"):
+    """The series of one kind, in the order they began: plugin data, steps and values."""
+    kinds, found = {}, {}
     for event in read(directory / schema.RATES_DIR):
         for value in event.summary.value:
-            if value.tag == tag:
-                if value.HasField("metadata"):
-                    about = Series.parse(value.metadata.plugin_data.content)
-                found.append((event.step, tensor_util.make_ndarray(value.tensor)))
-    return about, [step for step, _ in found], [value for _, value in found]
+            if value.metadata.plugin_data.plugin_name == schema.PLUGIN:
+                kinds[value.tag] = Series.parse(value.metadata.plugin_data.content)
+            if value.tag in kinds and kinds[value.tag].kind == kind:
+                steps, values = found.setdefault(value.tag, ([], []))
+                steps.append(event.step)
+                values.append(tensor_util.make_ndarray(value.tensor))
+    return [(kinds[tag], steps, values) for tag, (steps, values) in found.items()]
 
 
 def test_a_plain_optimizer_has_one_rate_and_frozen_layers_none(tmp_path):
@@ -51,7 +53,7 @@ def test_a_plain_optimizer_has_one_rate_and_frozen_layers_none(tmp_path):
     model.compile(keras.optimizers.SGD(0.5), "mse")
     rates = fit(model, kl.LearningRateMonitor(tmp_path))
     assert rates == {"": [0.5] * 2, "body": [0.0] * 2, "norm": [0.5] * 2, "head": [0.5] * 2}
-    about, steps, values = series(tmp_path, schema.RATES)
+    ((about, steps, values),) = series(tmp_path)
     assert [(r.name, r.trainable, r.frozen, r.parameters) for r in about.rows] == [
         ("body", True, True, 16),
         ("norm", True, False, 8),
@@ -87,7 +89,7 @@ def test_rules_show_as_rates_of_layers_and_of_weights_where_they_differ(tmp_path
     rates = fit(model, kl.LearningRateMonitor(tmp_path), epochs=1)
     expected = {"": 0.5, "body": 0.05, "norm": 0, "head/kernel": 0.5, "head/bias": 0.25}
     assert {name: value for name, (value,) in rates.items()} == pytest.approx(expected)
-    about, _, (values,) = series(tmp_path, schema.RATES)
+    ((about, _, (values,)),) = series(tmp_path)
     assert [row.name for row in about.rows] == ["body", "norm", "head/kernel", "head/bias"]
     assert [row.parameters for row in about.rows] == [16, 8, 8, 2]
     np.testing.assert_allclose(values, [0.05, 0, 0.5, 0.25], rtol=1e-6)
@@ -124,8 +126,7 @@ def test_what_changes_on_the_way_is_said_with_its_step(tmp_path):
     rates = fit(model, kl.LearningRateMonitor(tmp_path), Change(), epochs=3)
     assert rates["body"] == [0, 0.5, 0.5]
     assert rates["head"] == [0.5, 0.5, 0.25]
-    about, _, batches = series(tmp_path, schema.CHANGES)
-    assert about.kind == "changes"
+    ((_, _, batches),) = series(tmp_path, "changes")
     said = [schema.json.loads(text) for texts in batches for text in texts]
     assert said == [
         schema.change("unfrozen", "body", 2, 0.0, 0.5),
@@ -174,7 +175,8 @@ def test_a_log_dir_that_can_not_be_written_is_an_error_before_the_first_step(tmp
     assert int(model.optimizer.iterations) == 0
 
 
-def test_rows_that_change_get_a_tag_of_their_own(tmp_path):
+@pytest.mark.parametrize("resumed", [False, True])
+def test_rows_that_change_get_a_tag_of_their_own(tmp_path, resumed):
     """TensorBoard keeps the rows that a tag was first written with."""
     model = network()
     monitor = kl.LearningRateMonitor(tmp_path)
@@ -184,9 +186,9 @@ def test_rows_that_change_get_a_tag_of_their_own(tmp_path):
     model.get_layer("body").enable_lora(2)
     late = {"body/lora*": 2.0, **slow}
     model.compile(kl.LayerwiseOptimizer("sgd", late, model=model), "mse")
-    fit(model, monitor)
-    first, _, values = series(tmp_path, schema.RATES)
-    assert {len(value) for value in values} == {len(first.rows)}
-    second, _, values = series(tmp_path, schema.rates_tag(1))
-    assert {len(value) for value in values} == {len(second.rows)}
+    fit(model, kl.LearningRateMonitor(tmp_path) if resumed else monitor)
+    found = series(tmp_path)
+    for about, _, values in found:
+        assert {len(value) for value in values} == {len(about.rows)}
+    (first, _, _), (second, _, _) = found
     assert len(second.rows) > len(first.rows)

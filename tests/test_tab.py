@@ -61,7 +61,7 @@ def logdir(tmp_path_factory, values):
     write_record(root / "good", {"dataset": "digits", "folds": 1, "rate": 1.0, "inf": "inf"})
     first, second = rows("a", "c"), rows("a", "b", "c")
     write_drift(root / "grown", ["l2"], first, [0, 1], {"l2": [[1, 2], [3, 4]]})
-    write_drift(root / "grown", ["l2"], second, [2], {"l2": [[5, 6, 7]]}, revision=1)
+    write_drift(root / "grown", ["l2"], second, [2], {"l2": [[5, 6, 7]]})
     described = schema.Series("drift", rows("a"), "l2").to_bytes()
     foreign = {
         "unparsed": raw(schema.drift_tag("l2"), b"\x00not json", doubles(1.0)),
@@ -264,7 +264,9 @@ class TestMatrix:
         assert exact == quick
         np.testing.assert_array_equal(found, again)
 
-    def test_revisions_are_one_picture(self, board):
+    def test_series_of_other_rows_are_one_picture(self, board):
+        (listed,) = (run for run in ask(board, "runs")["runs"] if run["name"] == "grown")
+        assert [row["name"] for row in listed["rows"]] == ["a", "b", "c"]
         header, found = matrix(board, run="grown", topic="l2", columns=100)
         assert header["rows"] == ["a", "b", "c"]
         assert header["first"] == [0, 1, 2]

@@ -39,12 +39,13 @@ class UnknownRunError(LookupError):
 
 @dataclass(frozen=True)
 class Source:
-    """One tag: where it is, what it holds and how far it has come."""
+    """One tag: where it is, what it holds, how far it has come and when it ended."""
 
     run: str
     tag: str
     series: schema.Series
     stamp: str
+    ended: float
 
     @property
     def topic(self) -> str:
@@ -61,9 +62,9 @@ class Run:
     problems: list[str] = field(default_factory=list)
 
     def of(self, topic: str) -> list[Source]:
-        """The sources on one topic, oldest revision first."""
+        """The sources on one topic, oldest first."""
         found = [source for source in self.sources if source.topic == topic]
-        return sorted(found, key=lambda source: (source.run, _revision(source.tag)))
+        return sorted(found, key=lambda source: (source.run, source.ended))
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Matrix:
     """One topic of one run, joined into columns.
 
     Attributes:
-        rows: the rows of all revisions, in the model's order.
+        rows: the rows of all sources, in the model's order.
         columns: their values.
         exact: False where the columns are picked records, a quick first view.
     """
@@ -113,7 +114,7 @@ class Reader:
                 name = _group(member, series.kind)
                 stamp = f"{listed.max_step}/{listed.max_wall_time}"
                 run = found.setdefault(name, Run(name))
-                run.sources.append(Source(member, tag, series, stamp))
+                run.sources.append(Source(member, tag, series, stamp, listed.max_wall_time))
         if names is not None:
             found = {name: run for name, run in found.items() if name in names}
         return found
@@ -237,8 +238,8 @@ class Reader:
         return [(d.step, d.numpy) for d in data.get(source.run, {}).get(source.tag, [])]
 
 
-def merge_rows(revisions: Sequence[Sequence[schema.Row]]) -> tuple[schema.Row, ...]:
-    """The rows of all revisions in the model's order, each as it was first described.
+def merge_rows(described: Sequence[Sequence[schema.Row]]) -> tuple[schema.Row, ...]:
+    """The rows of all sources in the model's order, each as it was first described.
 
     Example:
     >>> row = lambda name: schema.Row(name, True, False, 1)
@@ -247,7 +248,7 @@ def merge_rows(revisions: Sequence[Sequence[schema.Row]]) -> tuple[schema.Row, .
     """
     merged: list[schema.Row] = []
     known: set[str] = set()
-    for rows in revisions:
+    for rows in described:
         at = 0
         for row in rows:
             if row.name in known:
@@ -282,11 +283,6 @@ def _parse(content: bytes) -> schema.Series:
     if series.statistic is not None and series.statistic not in schema.STATISTICS:
         raise schema.SchemaError(f"Unknown statistic {series.statistic!r}.")
     return series
-
-
-def _revision(tag: str) -> int:
-    last = tag.rpartition("/")[2]
-    return int(last) if last.isdecimal() else 0
 
 
 def _group(member: str, kind: str) -> str:
