@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test bench check test-tensorflow test-jax test-torch test-oldest test-wheel format clean
 
 help:
-	@echo "make demo          fine-tune on handwritten digits, four ways (about three minutes)"
+	@echo "make demo          fine-tune on handwritten digits, four ways (about two minutes)"
 	@echo "make test          checks, then the tests on TensorFlow, JAX and PyTorch"
 	@echo "make bench         measure what the package costs on this machine"
 	@echo "make check         ruff and mypy"

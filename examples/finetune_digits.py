@@ -3,7 +3,8 @@
 The network learns the handwritten digits 0 to 4 that scikit-learn ships. Then
 its body gets a new head and learns 5 to 9 from few examples: with one rate for
 all layers, with the head alone, with a rate that falls from the head down, and
-with layers that join one after the other.
+with layers that join one after the other. Where a rule freezes the body, its
+batch normalization raises an alarm: its averages move all the same.
 
     python examples/finetune_digits.py --seeds 5
 """
@@ -21,6 +22,10 @@ from keras_layerwise.tables import render
 
 WAYS = ("one rate for all", "head only", "layer decay", "gradual unfreezing")
 EXAMPLES = 10  # of each digit to fine-tune on; the other 170 or so are for the test
+ALARM = """\
+The alarm on norm: a rule that freezes a layer keeps its weights still, but
+BatchNormalization goes on averaging what passes through it, so the frozen body
+no longer computes what it did. norm.trainable = False keeps the averages, too."""
 
 
 def load():
@@ -44,6 +49,7 @@ def new_body():
     layers = [
         keras.Input((8, 8, 1)),
         keras.layers.Conv2D(16, 3, activation="relu", padding="same", name="conv_1"),
+        keras.layers.BatchNormalization(name="norm"),
         keras.layers.Conv2D(32, 3, activation="relu", padding="same", name="conv_2"),
         keras.layers.MaxPooling2D(),
         keras.layers.Conv2D(64, 3, activation="relu", name="conv_3"),
@@ -72,7 +78,7 @@ def rules_and_callbacks(way, model, epochs):
     """What makes each way what it is."""
     frozen_body = {"body": kl.Rule(frozen=True)}
     quarter = epochs // 4
-    plan = {quarter: "dense", 2 * quarter: "conv_3", 3 * quarter: ["conv_1", "conv_2"]}
+    plan = {quarter: "dense", 2 * quarter: "conv_3", 3 * quarter: ["conv_1", "norm", "conv_2"]}
     return {
         "one rate for all": ({}, []),
         "head only": (frozen_body, []),
@@ -101,6 +107,7 @@ def finetune(body_weights, way, seed, train, test, epochs, log_dir):
         epochs=epochs,
         validation_data=test,
         validation_batch_size=len(test[0]),
+        validation_freq=epochs,  # the last one is what is shown
         verbose=0,
         callbacks=[
             drift,
@@ -130,7 +137,9 @@ def table(results):
                 f"{np.mean(seconds):.1f}",
             ]
         )
-    names = [f"#{layer.removeprefix('body/')}" for layer in layers]
+    names = [
+        f"#{layer.removeprefix('body/').replace('(non-trainable)', 'averages')}" for layer in layers
+    ]
     title = (
         f"Accuracy on 5 to 9 after {EXAMPLES} examples of each, seeds: {len(runs)}.\n"
         "How far each layer has moved: ‖w − w₀‖ / ‖w₀‖"
@@ -156,10 +165,11 @@ def main():
         body_weights = pretrain(low, epochs // 4)
         train, test = split(*high, seed)
         for way in WAYS:
-            log_dir = logs / f"{way.replace(' ', '_')}-{seed}"
+            log_dir = logs / f"seed-{seed}" / way.replace(" ", "_")
             results[way].append(finetune(body_weights, way, seed, train, test, epochs, log_dir))
 
-    print(f"\n{table(results)}\n\nEvery run in TensorBoard:\n  tensorboard --logdir {logs}")
+    print(f"\n{table(results)}\n\n{ALARM}\n")
+    print(f'Every run in TensorBoard, in the tab "Layerwise":\n  tensorboard --logdir {logs}')
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The demonstration runs, and shows what it measured."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tab_browser
 
 import keras_layerwise as kl
 from keras_layerwise import schema
@@ -14,7 +16,12 @@ pytest.importorskip("sklearn", reason="the demonstration's digits come with scik
 
 ROOT = Path(__file__).parent.parent
 WAYS = ["one rate for all", "head only", "layer decay", "gradual unfreezing"]
-LAYERS = ["conv_1", "conv_2", "conv_3", "dense", "head"]
+LAYERS = ["conv_1", "norm", "norm averages", "conv_2", "conv_3", "dense", "head"]
+FROZEN_AT_FIRST = {"head only", "gradual unfreezing"}
+
+
+def log_dir(logs, way):
+    return logs / "seed-0" / way.replace(" ", "_")
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +60,8 @@ def test_table_has_accuracy_drift_and_seconds_of_every_way(demo):
 def test_drift_shows_what_each_way_does(demo):
     rows = table(demo[0])
     drift = {way: dict(zip(LAYERS, map(float, rows[way][1:-1]), strict=True)) for way in WAYS}
-    assert [drift["head only"][layer] for layer in LAYERS[:-1]] == [0, 0, 0, 0]
-    assert drift["head only"]["head"] > 0
+    moved = {layer for layer, distance in drift["head only"].items() if distance > 0}
+    assert moved == {"norm averages", "head"}
     assert 0 < drift["layer decay"]["conv_1"] < drift["one rate for all"]["conv_1"] / 3
     assert all(drift["gradual unfreezing"].values())
 
@@ -64,9 +71,35 @@ def test_output_ends_with_the_command_that_opens_the_logs(demo):
     assert text.splitlines()[-1].strip() == f"tensorboard --logdir {logs}"
 
 
+def test_the_logs_fill_every_part_of_the_tab(demo):
+    text, logs = demo
+    with tab_browser.tensorboard(logs) as board:
+
+        def loaded():
+            runs = json.loads(board.get("data/plugin/layerwise/runs")[2])["runs"]
+            stamps = [run["stamps"] for run in runs]
+            last = [found.get(topic, [""])[0] for found in stamps for topic in ("l2", "rates")]
+            whole = all(stamp.startswith("20/") for stamp in last)  # 4 epochs of 5 steps
+            whole = whole and all("record" in found for found in stamps)
+            return len(runs) == len(WAYS) and whole and runs
+
+        runs = {run["name"]: run for run in tab_browser.wait_for(loaded, "the runs")}
+    for way in WAYS:
+        run = runs[log_dir(logs, way).relative_to(logs).as_posix()]
+        assert run["problems"] == []
+        assert {*run["statistics"], "rates", "record"} <= run["stamps"].keys()
+        alarms = [(alarm["kind"], alarm["row"]) for alarm in run["alarms"]]
+        moved = [("frozen_moved", "body/norm (non-trainable)")]
+        assert alarms == (moved if way in FROZEN_AT_FIRST else [])
+        unfrozen = {change["row"] for change in run["changes"] if change["what"] == "unfrozen"}
+        body = {f"body/{layer}" for layer in LAYERS[:-1] if layer != "norm averages"}
+        assert unfrozen == (body if way == "gradual unfreezing" else set())
+    assert "The alarm on norm" in text
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_every_run_left_a_record_and_its_charts(demo, way):
-    run = demo[1] / f"{way.replace(' ', '_')}-0"
+    run = log_dir(demo[1], way)
     record = kl.load_record(run)
     assert record.status == "finished"
     assert record["user"] == {"way": way, "seed": 0, "examples": 10}
