@@ -182,6 +182,20 @@ class TestPictures:
         settle(tab, lambda: tab.locator("#alarms button").first.click())
         assert json.loads(chosen(page)["layers"]) == ["stem"]
 
+    def test_the_list_of_runs_says_how_each_is(self, page, board, logs):
+        tab = opened(page, board, runs=ONE)
+        assert tab.locator("#run-count").inner_text() == "1 of 3 runs chosen"
+        (full,) = tab.locator("#runs label", has_text=FULL).all()
+        full.locator(".badge").wait_for()
+        assert full.inner_text().split() == [FULL, "⚠", "1", "alarm", "✔", "finished"]
+        (long,) = tab.locator("#runs label", has_text=logs[2]).all()
+        assert "3 alarms" in long.inner_text()
+        name = long.locator(".name")
+        assert name.get_attribute("title") == logs[2]
+        lines = "e => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight)"
+        assert name.evaluate(lines) < 1.5
+        assert name.evaluate("e => e.scrollWidth > e.clientWidth")  # its beginning is left out
+
     @pytest.mark.parametrize("statistic", ["relative_l2", "cosine", "mean_shift"])
     def test_every_colour_scale_has_a_legend(self, page, board, logs, statistic):
         tab = opened(page, board, runs=json.dumps([logs[2]]), stat=statistic)

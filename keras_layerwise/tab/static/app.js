@@ -2,7 +2,7 @@
 
 import { saveImage, theme } from "./charts.js";
 import { csvUrl, fetchMatrix, fetchRecord, fetchRuns } from "./data.js";
-import { byId, count, el, float32, stepText } from "./dom.js";
+import { byId, count, el, float32, stepText, unseen } from "./dom.js";
 import { columnAt, columnsFor, drawHeatmap } from "./heatmap.js";
 import { listen, onAddress, onTheme, readChoices, writeChoices } from "./host.js";
 import { drawHyperparameters, statusBadge } from "./hyperparameters.js";
@@ -76,10 +76,18 @@ function showControls() {
         const box = el("input", { type: "checkbox", checked: chosen.has(run) });
         box.dataset.run = run.name;
         box.addEventListener("change", () => toggleRun(run));
-        const warning = run.problems.length ? el("span", { title: run.problems.join("\n") }, "⚠") : null;
-        return el("label", { className: "run" }, box, el("span", { className: "name" }, run.name), warning);
+        const alarms = count(alarmsOf(run).length, "alarm");
+        return el(
+          "label",
+          { className: "run" },
+          box,
+          el("span", { className: "name", title: run.name }, el("bdi", {}, run.name)),
+          alarmsOf(run).length ? el("span", { className: "alarm", title: alarms }, "⚠ ", unseen(alarms)) : null,
+          run.problems.length ? el("span", { title: run.problems.join("\n") }, "⚠ ", unseen("not all of it can be read")) : null
+        );
       })
   );
+  byId("run-count").textContent = runs.length ? `${chosen.size} of ${count(runs.length, "run")} chosen` : "";
   if (focused !== undefined) {
     [...byId("runs").querySelectorAll("input")].find((box) => box.dataset.run === focused)?.focus();
   }
@@ -111,6 +119,7 @@ function showKey() {
   const changes = new Map(Object.values(MARKS).filter((m) => !m.alarm).map((m) => [m.glyph, m.label]));
   changes.set(MARKS.multiplier.glyph, "rate or decay changed");
   byId("key").replaceChildren(
+    entry("⚠", "a run or layer with an alarm", "alarm"),
     ...Object.values(MARKS).filter((mark) => mark.alarm).map((mark) => entry(mark.glyph, mark.label, "alarm")),
     ...[...changes].map(([glyph, label]) => entry(glyph, label)),
     ...Object.values(STATES).map(({ glyph, label }) => entry(glyph, label)),
@@ -341,18 +350,21 @@ function showTables() {
   }
 }
 
-function showAlarms(chosen) {
+// One for each kind and layer, with its first mark and how often it came.
+function alarmsOf(run) {
   const groups = new Map();
-  for (const run of chosen) {
-    for (const mark of marksOf(run)) {
-      if (!mark.alarm) continue;
-      const key = JSON.stringify([run.name, mark.kind, mark.subject]);
-      const group = groups.get(key) ?? { run, mark, number: 0 };
-      group.number += 1;
-      groups.set(key, group);
-    }
+  for (const mark of marksOf(run)) {
+    if (!mark.alarm) continue;
+    const key = JSON.stringify([run.name, mark.kind, mark.subject]);
+    const group = groups.get(key) ?? { key, run, mark, number: 0 };
+    group.number += 1;
+    groups.set(key, group);
   }
-  const found = [...groups.values()];
+  return [...groups.values()];
+}
+
+function showAlarms(chosen) {
+  const found = chosen.flatMap(alarmsOf);
   byId("alarms-card").hidden = !found.length;
   byId("alarms-title").textContent = count(found.length, "alarm");
   const item = ({ run, mark, number }) => {

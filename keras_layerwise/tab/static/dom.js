@@ -13,6 +13,9 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
+// For those who hear the page.
+export const unseen = (text) => el("span", { className: "unseen" }, text);
+
 export function download(url, name) {
   const link = el("a", { href: url, download: name, hidden: true });
   document.body.append(link);

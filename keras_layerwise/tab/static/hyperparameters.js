@@ -25,8 +25,9 @@ export function statusBadge(record) {
   const status = String(record.status);
   return el(
     "span",
-    { className: `badge ${status in STATUS ? status : ""}`, title: record.error ?? "" },
-    `${STATUS[status] ?? ""} ${status}`.trim()
+    { className: `badge ${status in STATUS ? status : ""}`, title: record.error ?? status },
+    STATUS[status] ?? "?",
+    el("span", { className: "word" }, ` ${status}`)
   );
 }
 
