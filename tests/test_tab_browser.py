@@ -70,7 +70,7 @@ def logs(tmp_path_factory):
     }
     values = growing(STEPS, len(NAMES))
     values[:, 0] = np.where(np.array(STEPS) < 500, 0, values[:, 0])
-    layers = rows(*NAMES, frozen=["stem"], still=["block_1"])
+    layers = rows(*NAMES, frozen=["stem", "head"], still=["block_1"])
     alarms = [
         schema.alarm("frozen_moved", "stem", 300, f"{HOSTILE} stem is frozen, but moved"),
         schema.alarm("trainable_still", HOSTILE, 400, "has not moved"),
@@ -173,6 +173,21 @@ class TestPictures:
         assert states[names.index("head")] == "trainable"
         assert "non-trainable weights" in states
 
+    def test_each_run_says_what_is_frozen_in_it(self, page, board, logs):
+        def label():
+            return tab.locator("#heatmap .ytick").all_text_contents()[-1]
+
+        tab = opened(page, board, runs=json.dumps([logs[2]]))
+        assert label() == "⚠ ❄ head"
+        settle(tab, lambda: tab.locator("#runs label", has_text=FULL).click())
+        assert label() == "⚠ (❄) head"
+        for panel, frozen in enumerate([True, False]):
+            point_at(page, tab, 12, 3, 13, 40, panel)
+            tab.locator("#tooltip strong", has_text="head").wait_for()
+            wanted = "frozen layer" if frozen else "parameters"
+            assert tab.locator("#tooltip .hint").inner_text().endswith(wanted)
+            page.mouse.move(0, 0)
+
     def test_alarms_are_seen_at_a_glance_and_lead_to_their_layer(self, page, board, logs):
         tab = opened(page, board, runs=json.dumps([logs[2]]))
         assert tab.locator("#alarms-title").inner_text() == "3 alarms"
@@ -239,6 +254,10 @@ class TestLines:
         assert "unfrozen" in tab.locator("#lines .annotation").all_text_contents()
         settle(tab, lambda: tab.locator("#chips button").click())
         assert tab.locator("#lines").is_hidden()
+
+    def test_a_change_says_whose_it_is_where_several_layers_are_shown(self, page, board, logs):
+        tab = opened(page, board, runs=json.dumps([logs[2]]), layers='["stem", "head"]')
+        assert tab.locator("#lines .annotation").all_text_contents() == ["stem unfrozen"]
 
     def test_a_layer_can_be_added_by_its_name(self, page, board):
         tab = opened(page, board, runs=BOTH)

@@ -16,7 +16,7 @@ export const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashd
 export function theme(dark) {
   return dark
     ? { colours: ON_DARK, dark, paper: "#303030", plot: "#3a3a3a", text: "#e8e8e8", soft: "#b0b0b0", line: "#555", accent: "#ff9f43" }
-    : { colours: ON_LIGHT, dark, paper: "#ffffff", plot: "#f1f3f4", text: "#212121", soft: "#5f6368", line: "#dadce0", accent: "#e65100" };
+    : { colours: ON_LIGHT, dark, paper: "#ffffff", plot: "#f1f3f4", text: "#212121", soft: "#5f6368", line: "#dadce0", accent: "#c84600" };
 }
 
 export function base(look) {

@@ -85,15 +85,19 @@ export async function drawHeatmap(chart, { panels, rows, scale, selected, look, 
 
   const place = new Map(rows.map((name, i) => [name, i]));
   const alarmed = new Set();
-  const states = new Map();
-  for (const { run, marks } of panels) {
+  const states = panels.map(({ run, marks }) => new Map(run.rows.map((row) => [row.name, stateOf(row, marks)])));
+  for (const { marks } of panels) {
     for (const mark of marks) if (mark.alarm && place.has(mark.row)) alarmed.add(mark.row);
-    for (const row of run.rows) {
-      if (!states.has(row.name)) states.set(row.name, stateOf(row, marks));
-    }
   }
-  const prefix = (name) =>
-    (alarmed.has(name) ? "⚠ " : "") + (states.get(name) ? `${STATES[states.get(name)].glyph} ` : "");
+  // The runs share their labels.
+  const shared = (name) => {
+    const found = new Set(states.filter((own) => own.has(name)).map((own) => own.get(name)));
+    return found.size > 1 && found.has("frozen") ? "differs" : [...found][0];
+  };
+  const prefix = (name) => {
+    const state = shared(name);
+    return (alarmed.has(name) ? "⚠ " : "") + (state ? `${STATES[state].glyph} ` : "");
+  };
   const shown = rows.map((name) => prefix(name) + shortened(name, LABEL, LABEL_WIDTH - 44));
   const urgent = rows.flatMap((name, i) => (selected.has(name) || alarmed.has(name) ? [i] : []));
   const tickvals = labelled(rows, inner, urgent);
@@ -118,7 +122,7 @@ export async function drawHeatmap(chart, { panels, rows, scale, selected, look, 
       cmin: scale.low,
       cmax: scale.high,
       colorbar: {
-        title: { text: plain(scale.title), side: "right", font: { size: 11, color: look.soft } },
+        title: { text: plain(scale.title).replace(", ", ",<br>"), side: "right", font: { size: 11, color: look.soft } },
         tickvals: scale.ticks,
         ticktext: scale.labels.map(plain),
         tickfont: { size: LABEL },
@@ -217,10 +221,11 @@ export async function drawHeatmap(chart, { panels, rows, scale, selected, look, 
   });
   await window.Plotly.react(chart, data, layout, CONFIG);
   return (point) => {
-    const panel = panels[Math.floor(point.curveNumber / 2)];
+    const number = Math.floor(point.curveNumber / 2);
+    const panel = panels[number];
     const name = rows[Math.round(point.y)];
     const column = Math.round(point.x);
     if (!panel || name === undefined || column < 0 || column >= panel.matrix.first.length) return null;
-    return { panel, name, column, state: states.get(name) };
+    return { panel, name, column, state: states[number].get(name) };
   };
 }

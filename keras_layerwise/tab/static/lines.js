@@ -83,8 +83,10 @@ export async function drawLines(chart, { panels, layers, title, logarithmic, loo
       }
       for (const mark of marks) {
         if (mark.alarm || mark.row !== layer) continue;
-        const texts = changes.get(mark.step) ?? new Set();
-        changes.set(mark.step, texts.add(mark.text));
+        const at = changes.get(mark.step) ?? { texts: new Set(), details: new Set() };
+        at.texts.add(layers.length > 1 ? `${layer} ${mark.text}` : mark.text);
+        at.details.add(`<b>${plain(layer)}</b> ${plain(mark.text)}, ${plain(run.name)}`);
+        changes.set(mark.step, at);
       }
     });
   });
@@ -102,13 +104,14 @@ export async function drawLines(chart, { panels, layers, title, logarithmic, loo
     showlegend: true,
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 }, tracegroupgap: 0 },
     xaxis: { ...grid, title: { ...label("step"), standoff: 6 }, anchor: hasRates ? "y2" : "y", separatethousands: true, tickformat: ",d" },
-    yaxis: { ...grid, title: label(title), domain: hasRates ? [0.42, 1] : [0, 1], type: logarithmic ? "log" : "linear", exponentformat: "e" },
-    shapes: [...changes].map(([step, texts]) => ({
+    yaxis: { ...grid, title: label(title), domain: hasRates ? [0.42, 1] : [0, 1], type: logarithmic ? "log" : "linear", nticks: logarithmic ? 3 : 0, exponentformat: "e" },
+    shapes: [...changes.keys()].map((step) => ({
       type: "line", xref: "x", yref: "paper", x0: step, x1: step, y0: 0, y1: 1,
       line: { color: look.soft, width: 1, dash: "dot" },
     })),
-    annotations: [...changes].map(([step, texts]) => ({
+    annotations: [...changes].map(([step, { texts, details }]) => ({
       text: plain(shortened([...texts].join(", "), 11, 160)),
+      hovertext: [`step ${stepText(step)}`, ...details].join("<br>"),
       x: step, y: hasRates ? 0.37 : 1, xref: "x", yref: "paper", yanchor: hasRates ? "middle" : "bottom",
       showarrow: false, bgcolor: look.paper, font: { size: 11, color: look.soft },
     })),

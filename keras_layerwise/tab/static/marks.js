@@ -14,6 +14,7 @@ const UNKNOWN = { glyph: "●", symbol: "circle" };
 
 export const STATES = {
   frozen: { glyph: "❄", label: "frozen layer" },
+  differs: { glyph: "(❄)", label: "frozen in some of the runs" },
   still: { glyph: "◌", label: "non-trainable weights" },
 };
 
