@@ -291,6 +291,14 @@ class TestHyperparameters:
         assert run.locator(".badge.same", has_text="same start as").count() == 2
         assert run.locator(".badge.same", has_text="same result as").count() == 0
 
+    def test_results_are_as_long_as_they_mean_something(self, page, board):
+        tab = opened(page, board, runs=ONE)
+        run = tab.locator("#hyperparameters details[data-key=run]")
+        loss = run.get_by_role("row", name="final loss")
+        text = loss.locator("td").inner_text()
+        assert float(text) > 0
+        assert len(text.lstrip("0.").replace(".", "")) <= 6
+
     def test_one_run_is_grouped_as_in_the_inventory(self, page, board):
         tab = opened(page, board, runs=ONE)
         keys = [s.get_attribute("data-key") for s in tab.locator("#hyperparameters details").all()]
@@ -401,6 +409,13 @@ class TestTensorBoard:
                 "the end",
             )
 
+    def test_without_a_chosen_run_it_says_so(self, page, board):
+        tab = opened(page, board, runs="[]")
+        assert tab.locator("#nothing").inner_text().startswith("No run is chosen")
+        assert tab.locator("main .card:visible").count() == 1
+        settle(tab, lambda: tab.locator("#runs label", has_text=FULL).click())
+        assert tab.locator("#nothing").is_hidden()
+
     def test_an_empty_log_directory_says_what_to_do(self, page, tmp_path):
         with tab_browser.tensorboard(tmp_path) as board:
             tab = opened(page, board)
@@ -486,6 +501,20 @@ class TestAccess:
         settle(tab, lambda: page.keyboard.press("Enter"))
         assert focused.get_attribute("aria-pressed") == "true"
         assert json.loads(chosen(page)["layers"]) == [focused.inner_text()]
+
+    def test_what_is_drawn_anew_keeps_the_focus(self, page, board):
+        tab = opened(page, board, runs=BOTH)
+        alarm = tab.locator("#alarms button").nth(1)
+        alarm.focus()
+        settle(tab, lambda: page.keyboard.press("Enter"))
+        assert alarm.evaluate("e => e === document.activeElement")
+        tab.locator("#chips button").focus()
+        settle(tab, lambda: page.keyboard.press("Enter"))
+        assert tab.locator("#add-layer").evaluate("e => e === document.activeElement")
+        box = tab.locator("#runs input").first
+        box.focus()
+        settle(tab, lambda: page.keyboard.press("Space"))
+        assert box.evaluate("e => e === document.activeElement")
 
     def test_everything_has_a_name(self, page, board):
         tab = opened(page, board, layers='["head"]')

@@ -2,7 +2,7 @@
 
 import { saveImage, theme } from "./charts.js";
 import { csvUrl, fetchMatrix, fetchRecord, fetchRuns } from "./data.js";
-import { byId, count, el, float32, stepText, unseen } from "./dom.js";
+import { byId, count, el, float32, refill, stepText, unseen } from "./dom.js";
 import { columnAt, columnsFor, drawHeatmap } from "./heatmap.js";
 import { listen, onAddress, onTheme, readChoices, writeChoices } from "./host.js";
 import { drawHyperparameters, statusBadge } from "./hyperparameters.js";
@@ -11,7 +11,7 @@ import { MARKS, STATES, marksOf, stateOf } from "./marks.js";
 import { STATISTICS, colourScale } from "./scale.js";
 
 const RUNS_AT_FIRST = 6; // more pictures than this are asked for, not shown unasked
-const TABLE_COLUMNS = 10;
+const TABLE_COLUMNS = 7;
 const ALARMS_SHOWN = 8;
 const IDLE = 400; // milliseconds at rest before every record is read
 
@@ -68,13 +68,12 @@ function keepChoices() {
 function showControls() {
   const chosen = new Set(chosenRuns());
   const wanted = choices.runfilter.toLowerCase();
-  const focused = document.activeElement?.dataset?.run;
-  byId("runs").replaceChildren(
-    ...runs
+  refill(
+    byId("runs"),
+    runs
       .filter((run) => run.name.toLowerCase().includes(wanted))
       .map((run) => {
-        const box = el("input", { type: "checkbox", checked: chosen.has(run) });
-        box.dataset.run = run.name;
+        const box = el("input", { type: "checkbox", checked: chosen.has(run), "data-key": run.name });
         box.addEventListener("change", () => toggleRun(run));
         const alarms = count(alarmsOf(run).length, "alarm");
         return el(
@@ -88,9 +87,6 @@ function showControls() {
       })
   );
   byId("run-count").textContent = runs.length ? `${chosen.size} of ${count(runs.length, "run")} chosen` : "";
-  if (focused !== undefined) {
-    [...byId("runs").querySelectorAll("input")].find((box) => box.dataset.run === focused)?.focus();
-  }
   const current = statistic();
   const options = statistics().map((name) =>
     el("option", { value: name, selected: name === current }, STATISTICS[name].label)
@@ -169,7 +165,11 @@ async function refresh() {
   const problems = chosen.flatMap((run) => run.problems.map((text) => `${run.name}: ${text}`));
   byId("empty").hidden = runs.length > 0;
   for (const id of ["drift-card", "lines-card"]) byId(id).hidden = !current;
-  byId("hyperparameters-card").hidden = !runs.length;
+  byId("hyperparameters-card").hidden = !chosen.length;
+  byId("nothing").hidden = !runs.length || Boolean(current);
+  byId("nothing").textContent = chosen.length
+    ? "None of the chosen runs has drift: add WeightDrift to its callbacks. Its learning rates are also under Scalars."
+    : "No run is chosen: choose one in the list of runs.";
   showAlarms(chosen);
   const records = showRecords(chosen, () => mine === turn);
   if (current) {
@@ -295,11 +295,11 @@ function toggleLayer(name) {
 // The same values for who does not see the picture, and a way to choose layers by key.
 function showTables() {
   if (!byId("table").open || !drawn) return;
-  const focused = document.activeElement?.dataset?.layer;
   const { panels, rows, statistic: current } = drawn;
   const selected = new Set(selectedLayers());
-  byId("tables").replaceChildren(
-    ...panels.map(({ run, matrix, marks }) => {
+  refill(
+    byId("tables"),
+    panels.map(({ run, matrix, marks }) => {
       const columns = matrix.first.length;
       const number = Math.min(TABLE_COLUMNS, columns);
       const shown = Array.from({ length: number }, (_, i) =>
@@ -307,9 +307,9 @@ function showTables() {
       );
       const info = new Map(run.rows.map((row) => [row.name, row]));
       const body = rows.filter((name) => matrix.row(name)).map((name) => {
-        const button = el("button", { type: "button", className: "layer" }, name);
+        const key = JSON.stringify([run.name, name]);
+        const button = el("button", { type: "button", className: "layer", "data-key": key }, name);
         button.setAttribute("aria-pressed", selected.has(name));
-        button.dataset.layer = `${run.name} ${name}`;
         button.addEventListener("click", () => toggleLayer(name));
         const state = info.has(name) ? stateOf(info.get(name), marks) : null;
         const alarms = marks.filter((mark) => mark.alarm && mark.row === name);
@@ -345,9 +345,6 @@ function showTables() {
       );
     })
   );
-  if (focused !== undefined) {
-    [...byId("tables").querySelectorAll("button")].find((b) => b.dataset.layer === focused)?.focus();
-  }
 }
 
 // One for each kind and layer, with its first mark and how often it came.
@@ -367,11 +364,11 @@ function showAlarms(chosen) {
   const found = chosen.flatMap(alarmsOf);
   byId("alarms-card").hidden = !found.length;
   byId("alarms-title").textContent = count(found.length, "alarm");
-  const item = ({ run, mark, number }) => {
+  const item = ({ key, run, mark, number }) => {
     const text = number > 1 ? `${mark.text} (${number} times)` : mark.text;
     const button = el(
       "button",
-      { type: "button", title: text },
+      { type: "button", title: text, "data-key": key },
       el("span", { className: "glyph alarm" }, mark.glyph),
       el("strong", {}, mark.subject),
       el("span", {}, mark.label ?? mark.kind),
@@ -381,12 +378,12 @@ function showAlarms(chosen) {
     return el("li", {}, button);
   };
   const rest = found.slice(ALARMS_SHOWN);
-  byId("alarms").replaceChildren(
+  const { open = false } = byId("alarms").querySelector("details") ?? {};
+  const more = el("summary", { "data-key": "more" }, `${rest.length} more`);
+  refill(byId("alarms"), [
     ...found.slice(0, ALARMS_SHOWN).map(item),
-    ...(rest.length
-      ? [el("li", {}, el("details", {}, el("summary", {}, `${rest.length} more`), el("ul", {}, ...rest.map(item))))]
-      : [])
-  );
+    ...(rest.length ? [el("li", {}, el("details", { open }, more, el("ul", {}, ...rest.map(item))))] : []),
+  ]);
 }
 
 async function showLayer(name) {
@@ -398,13 +395,16 @@ async function showLayer(name) {
 async function showLines(panels, current, columns, mine) {
   const present = new Set(unionRows(panels));
   const layers = selectedLayers().filter((name) => present.has(name));
-  byId("chips").replaceChildren(
-    ...selectedLayers().map((name) => {
-      const button = el("button", { type: "button", title: `Remove ${name}`, className: present.has(name) ? "" : "gone" }, name, el("span", { ariaHidden: "true" }, " ×"));
-      button.setAttribute("aria-label", `Remove ${name}`);
+  refill(
+    byId("chips"),
+    selectedLayers().map((name) => {
+      const properties = { type: "button", title: `Remove ${name}`, ariaLabel: `Remove ${name}`, "data-key": name };
+      const className = present.has(name) ? "" : "gone";
+      const button = el("button", { ...properties, className }, name, el("span", { ariaHidden: "true" }, " ×"));
       button.addEventListener("click", () => toggleLayer(name));
       return el("li", {}, button);
-    })
+    }),
+    byId("add-layer")
   );
   const any = layers.length > 0;
   byId("clear-layers").hidden = !selectedLayers().length;
@@ -443,7 +443,7 @@ async function showRecords(chosen, current) {
   );
   if (broken.length) byId("hyperparameters-note").textContent = `⚠ ${broken.join("; ")}`;
   for (const box of byId("runs").querySelectorAll("input")) {
-    const entry = entries.find(({ run }) => run.name === box.dataset.run);
+    const entry = entries.find(({ run }) => run.name === box.dataset.key);
     box.parentElement.querySelector(".badge")?.remove();
     if (entry) box.parentElement.append(statusBadge(entry.record));
   }
@@ -494,7 +494,10 @@ function connect() {
     if (known && !selectedLayers().includes(target.value)) toggleLayer(target.value);
     if (known) target.value = "";
   });
-  byId("clear-layers").addEventListener("click", () => choose({ layers: "[]" }));
+  byId("clear-layers").addEventListener("click", () => {
+    byId("add-layer").focus(); // the button is about to hide
+    choose({ layers: "[]" });
+  });
   byId("drift-reset").addEventListener("click", () => {
     const { panels, rows } = drawn;
     const ranges = { "yaxis.range": [rows.length - 0.5, -0.5] };

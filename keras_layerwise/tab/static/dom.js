@@ -1,5 +1,14 @@
 // Elements from data: strings become text, never markup.
 
+// New children in place of the old ones; where one of these had the focus, its successor has it.
+export function refill(parent, children, otherwise = null) {
+  const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  parent.replaceChildren(...children);
+  if (focused === undefined) return;
+  const successor = [...parent.querySelectorAll("[data-key]")].find((child) => child.dataset.key === focused);
+  (successor ?? otherwise)?.focus({ preventScroll: true });
+}
+
 export const byId = (id) => document.getElementById(id);
 
 export function el(tag, properties = {}, ...children) {
@@ -41,6 +50,9 @@ export function brief(value) {
   }
   return String(Number(value.toPrecision(3)));
 }
+
+// Of a number that was measured; what else a record holds stays as it is.
+export const sixDigits = (value) => (typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value));
 
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 

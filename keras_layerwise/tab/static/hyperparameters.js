@@ -1,6 +1,6 @@
 // The frozen records of runs, side by side, what differs on top.
 
-import { count, el } from "./dom.js";
+import { count, el, refill, sixDigits } from "./dom.js";
 
 const GROUPS = {
   user: "User",
@@ -54,19 +54,19 @@ function table(runs, caption, rows) {
     el(
       "thead",
       {},
-      el("tr", {}, el("th", { scope: "col" }, ""), ...runs.map((run) => el("th", { scope: "col" }, run.name)))
+      el("tr", {}, el("td"), ...runs.map((run) => el("th", { scope: "col" }, run.name)))
     ),
     el("tbody", {}, ...rows)
   );
 }
 
 // A long list is only built when it is opened.
-function section(title, note, open, build) {
+function section(key, title, note, open, build) {
   const body = el("div", { className: "scroll" });
   const details = el(
     "details",
-    { open },
-    el("summary", {}, el("span", { className: "name" }, title), el("span", { className: "hint" }, note)),
+    { open, "data-key": key },
+    el("summary", { "data-key": `summary ${key}` }, el("span", { className: "name" }, title), el("span", { className: "hint" }, note)),
     body
   );
   const fill = () => details.open && !body.children.length && body.append(build());
@@ -115,7 +115,7 @@ function resultRows(records) {
   return [...keys].map((key) => {
     const [kind, name] = JSON.parse(key);
     const values = records.map((record) => record.results?.[kind]?.[name]);
-    return row(`${kind} ${name}`, values.map((value) => cell(value === undefined ? ABSENT : String(value))));
+    return row(`${kind} ${name}`, values.map((value) => cell(value === undefined ? ABSENT : sixDigits(value))));
   });
 }
 
@@ -171,11 +171,8 @@ export function drawHyperparameters(target, note, entries) {
       () => table(runs, title, own.map((key) => valueRow(key, key.slice(group.length + 1) || key))),
     ]);
   }
-  target.replaceChildren(
-    ...sections.map(([key, title, text, open, build]) => {
-      const details = section(title, text, opened.get(key) ?? open, build);
-      details.dataset.key = key;
-      return details;
-    })
+  refill(
+    target,
+    sections.map(([key, title, text, open, build]) => section(key, title, text, opened.get(key) ?? open, build))
   );
 }
