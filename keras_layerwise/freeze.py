@@ -188,7 +188,7 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         if self._writer is None:
             return
         try:
-            self._end(FAILED, f"{type(error).__name__}: {error}".rstrip(": "))
+            self._end(FAILED, plain(f"{type(error).__name__}: {error}".rstrip(": ")))
         except Exception as problem:  # must not hide the error that ended training
             warnings.warn(f"The record could not be completed: {problem}", stacklevel=2)
 

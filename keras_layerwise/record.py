@@ -188,7 +188,8 @@ def save_record(record: Record, log_dir: str | os.PathLike[str]) -> Path:
     )
     handle, temporary = tempfile.mkstemp(prefix=f".{RECORD_FILE}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # The escape of what is no UTF-8 is JSON's own.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -224,7 +225,7 @@ def plain(value: Any, key: str = "") -> Any:
     Mappings, dataclasses, lists, tuples and sets (sorted); strings, numbers,
     bools, None; NumPy scalars and small arrays; enum members (by name); paths. NaN
     and the infinities become the words ``"nan"``, ``"inf"``, ``"-inf"``, which
-    every JSON reader takes.
+    every JSON reader takes; bytes of a path that are no text are written out.
 
     Args:
         value: what to convert.
@@ -240,16 +241,15 @@ def plain(value: Any, key: str = "") -> Any:
     {'path': 'data/x', 'rates': [0.1, 0.2]}
     """
     if isinstance(value, enum.Enum):
-        return value.name or str(value)
+        return _text(value.name or str(value))
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (str, int)):
-        return str(value) if isinstance(value, str) else int(value)
+        return _text(value) if isinstance(value, str) else int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, os.PathLike):
-        path = os.fspath(value)
-        return os.fsdecode(path)
+        return _text(os.fsdecode(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -269,6 +269,11 @@ def plain(value: Any, key: str = "") -> Any:
         "enum members, dataclasses, paths, and mappings, lists, tuples and sets of these. Store "
         "what describes it, such as a name or a number."
     )
+
+
+def _text(value: str) -> str:
+    # Neither JSON in UTF-8 nor an event file takes a lone surrogate.
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _plain_mapping(value: Mapping[Any, Any], key: str) -> dict[str, Any]:

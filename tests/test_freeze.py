@@ -1,9 +1,11 @@
 """A run that is frozen, watched, resumed and ended in every way."""
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -303,6 +305,19 @@ def test_a_fit_that_does_not_end_is_recorded_as_failed_at_once(tmp_path, error):
     assert record.status == "failed"
     assert caught.typename in record.error
     assert record.fingerprints["final_weights"] == weights_fingerprint(model)
+
+
+def test_a_path_that_is_no_text_is_recorded(tmp_path):
+    data = Path(os.fsdecode(b"data/\xff"))
+
+    def fail(_):
+        raise FileNotFoundError(data)
+
+    with pytest.raises(FileNotFoundError):
+        fit(build(), kl.FreezeHyperparameters(tmp_path, {"data": data, str(data): 1}), At(0, fail))
+    record = load_record(tmp_path)
+    assert record["user"] == {"data": "data/\\udcff", "data/\\udcff": 1}
+    assert record.error == "FileNotFoundError: data/\\udcff"
 
 
 def test_data_that_breaks_in_mid_epoch_is_a_failure(tmp_path):
