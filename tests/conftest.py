@@ -1,5 +1,6 @@
 """What every test starts from: one backend, one seed, no state of the test before."""
 
+import functools
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -20,6 +21,40 @@ def _fresh_keras():
     """Names, policies and random numbers do not depend on the tests that ran before."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Counts the cases for which a property held."""
+    if not hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+        return (yield)
+    check = item.obj.hypothesis.inner_test
+    held = 0
+
+    @functools.wraps(check)
+    def counted(*args, **kwargs):
+        nonlocal held
+        __tracebackhide__ = True
+        check(*args, **kwargs)
+        held += 1
+
+    item.obj.hypothesis.inner_test = counted
+    try:
+        return (yield)
+    finally:
+        item.obj.hypothesis.inner_test = check
+        item.user_properties.append(("cases", held))
+
+
+def pytest_terminal_summary(terminalreporter):
+    cases = sum(
+        count
+        for report in terminalreporter.getreports("passed")
+        for key, count in report.user_properties
+        if key == "cases"
+    )
+    if cases:
+        terminalreporter.write_line(f"properties held in {cases:,} cases")
 
 
 def pytest_runtest_setup(item):

@@ -1,7 +1,7 @@
 """What holds for every model, every name and every input, however hostile.
 
-`PROPERTY_EXAMPLES` sets the number of cases for each property on stand-ins
-for layers; the properties on real Keras models run fewer.
+CI runs one round of 11,790 cases, `make properties` a million. `PROPERTY_ROUNDS`
+sets the number of rounds; the cases that held are counted at the end.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, is_hypothesis_test, seed, settings
 from hypothesis import strategies as st
 
 from keras_layerwise import LayerwiseOptimizer, Rule, RuleError, load_record, selectors
@@ -26,9 +26,23 @@ from keras_layerwise.schema import KINDS, STATISTICS, Row, SchemaError, Series
 from keras_layerwise.structure import sites, sites_of_variables
 from keras_layerwise.tables import render
 
-EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "650"))
-many = settings(max_examples=EXAMPLES)
-few = settings(max_examples=max(30, EXAMPLES // 20))
+many = settings(max_examples=650)
+few = settings(max_examples=30)
+ROUNDS = int(os.environ.get("PROPERTY_ROUNDS", "1"))
+
+
+def pytest_generate_tests(metafunc):
+    # Rounds, since Hypothesis takes ever longer for more cases at once.
+    if ROUNDS > 1 and is_hypothesis_test(metafunc.function):
+        metafunc.parametrize("_round", range(ROUNDS), indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _round(request):
+    """Other cases for each round of a property."""
+    if hasattr(request, "param"):
+        seed(request.node.nodeid)(request.function)
+
 
 # Stand-ins for layers and weights: what `structure` and `selectors` read of them.
 
