@@ -454,7 +454,7 @@ def _of_drift() -> Iterator[Case]:
                 target=0.02,
                 headline=True,
             )
-    for name, frequency, count, target in (("mlp", 100, 200, 1.01), ("mobilenet_v2", 1, 10, 1.05)):
+    for name, frequency, count, target in (("mlp", 100, 100, 1.01), ("mobilenet_v2", 1, 5, 1.05)):
         yield Case(
             f"drift/fit/{frequency}",
             f"fit with a drift record every {frequency} steps, {name}, batch 32",
