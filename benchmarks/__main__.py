@@ -49,8 +49,8 @@ def main() -> int:
     if options.list or not chosen:
         print(*(f"{case.name:36} {case.title}" for case in chosen or cases.all_cases()), sep="\n")
         return 0 if options.list else 2
-    about = machine.describe()
-    print(report.machine_line(about), flush=True)
+    about, when = machine.describe(), machine.revision()
+    print(f"{report.machine_line(about)}; commit {when['commit']}", flush=True)
     seconds = options.seconds or (2.0 if options.quick else 5.0)
     done, failed = {}, []
     start = time.perf_counter()
@@ -67,6 +67,7 @@ def main() -> int:
             "target": case.target,
             "strict": case.strict,
             "headline": case.headline,
+            **when,
             **result,
         }
         for row in report.rows([done[case.name]]):
@@ -82,16 +83,13 @@ def main() -> int:
 
 
 def _write(folder: Path, backend: str, about: dict[str, Any], done: dict[str, Any]) -> Path:
-    """Puts the cases beside those of other backends and of earlier runs at the same commit."""
+    """Puts the cases beside those of other backends and of earlier runs with these versions."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{machine.kind(about)}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
-    before = record.get(backend, {"machine": None, "cases": {}})
-    same = before["machine"] is not None and {**before["machine"], "date": ""} == {
-        **about,
-        "date": "",
-    }
-    record[backend] = {"machine": about, "cases": {**(before["cases"] if same else {}), **done}}
+    before = record.get(backend, {})
+    kept = before["cases"] if before.get("machine") == about else {}
+    record[backend] = {"machine": about, "cases": {**kept, **done}}
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
 

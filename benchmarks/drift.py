@@ -80,14 +80,14 @@ def record_against_numpy(name: str, count: int = 30) -> Pairs:
     )
 
 
-def record_against_tensorboard(name: str, count: int = 3) -> Pairs:
+def record_against_tensorboard(name: str, count: int = 6) -> Pairs:
     """One record, to the file, against the weights of ``keras.callbacks.TensorBoard``."""
     model = build(name)
     with tempfile.TemporaryDirectory() as folder:
         board = keras.callbacks.TensorBoard(folder, histogram_freq=1, write_graph=False)
         board.set_model(model)
         board.on_train_begin()
-        drift = kl.WeightDrift(Path(folder) / "ours")
+        drift = kl.WeightDrift(Path(folder) / "ours", heatmap=False)
         drift.set_model(model)
         drift.on_train_begin()
         drift.on_epoch_begin(0)

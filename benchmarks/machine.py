@@ -66,14 +66,17 @@ def describe() -> dict[str, Any]:
         "gpu": gpu_name(),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": _commit(),
         "versions": {
             name: importlib.metadata.version(name)
             for name in PACKAGES
             if importlib.util.find_spec(name)
         },
     }
+
+
+def revision() -> dict[str, str]:
+    """The commit, with ``+`` where the working tree has changes, and the date."""
+    return {"commit": _commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
 
 
 def kind(machine: dict[str, Any]) -> str:

@@ -60,8 +60,7 @@ def machine_line(machine: dict[str, Any]) -> str:
     versions = machine["versions"]
     names = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
     device = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
-    when = f"commit {machine['commit']}, {machine['date']}"
-    return f"{device}, {machine['memory_gib']} GiB; {names}; {when}"
+    return f"{device}, {machine['memory_gib']} GiB; {names}"
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -72,6 +71,8 @@ def markdown(record: dict[str, Any]) -> str:
             f"## {backend}",
             machine_line(part["machine"]),
             table(list(part["cases"].values())),
+            "Commits:",
+            _table(["commit", "date", "what"], _commits(part["cases"].values())),
             "Time of one step, and of the first (with trace and compilation):",
             _times(part["cases"].values()),
         ]
@@ -138,6 +139,13 @@ def _times(results: Iterable[dict[str, Any]]) -> str:
                 f"| {result['title']} | {side} | {_seconds(seconds)} | {shown} | {count} |"
             )
     return "\n".join(lines)
+
+
+def _commits(results: Iterable[dict[str, Any]]) -> list[list[str]]:
+    titles: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        titles.setdefault((result["commit"], result["date"]), []).append(result["title"])
+    return [[*when, "; ".join(found)] for when, found in titles.items()]
 
 
 def _held(result: dict[str, Any], ratio: dict[str, Any]) -> str:

@@ -82,19 +82,29 @@ def result(**changes):
             }
         },
         "floor": 0.02,
+        "commit": "abc",
+        "date": "2026-01-01",
         **changes,
     }
 
 
 ABOUT = {
     "processor": "Some CPU @ 2.0GHz", "cores": 2, "memory_gib": 8, "gpu": None,
-    "versions": {"keras": "3"}, "commit": "abc", "date": "2026-01-01",
+    "versions": {"keras": "3"},
 }  # fmt: skip
 
 
 def test_a_target_for_the_interval_is_held_to_its_end():
     assert report.rows([result()])[0][-1] == "≤ 1.02: **missed**"
     assert report.rows([result(strict=False)])[0][-1] == "≤ 1.02: held"
+
+
+def test_each_figure_keeps_the_commit_it_was_measured_at():
+    later = result(title="another", commit="def")
+    record = {"tensorflow": {"machine": ABOUT, "cases": {"a": result(), "b": later}}}
+    written = report.markdown(record)
+    assert "| abc | 2026-01-01 | a step |" in written
+    assert "| def | 2026-01-01 | another |" in written
 
 
 def test_what_is_no_ratio_has_a_table_of_its_own():
