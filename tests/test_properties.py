@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -19,8 +20,24 @@ import pytest
 from hypothesis import assume, given, is_hypothesis_test, seed, settings
 from hypothesis import strategies as st
 
-from keras_layerwise import LayerwiseOptimizer, Rule, RuleError, load_record, selectors
-from keras_layerwise.record import Record, RecordError, fingerprint, flat, plain, save_record
+from keras_layerwise import (
+    FreezeHyperparameters,
+    FrozenHyperparameterError,
+    LayerwiseOptimizer,
+    Rule,
+    RuleError,
+    load_record,
+    selectors,
+)
+from keras_layerwise.record import (
+    Record,
+    RecordError,
+    as_text,
+    fingerprint,
+    flat,
+    plain,
+    save_record,
+)
 from keras_layerwise.rules import Setting, as_rules, resolve, rule_from_json, rule_to_json
 from keras_layerwise.schema import KINDS, STATISTICS, Row, SchemaError, Series
 from keras_layerwise.structure import sites, sites_of_variables
@@ -625,6 +642,37 @@ def _dense(*layer_names):
     return keras.Sequential(
         [keras.Input((1,)), *(keras.layers.Dense(1, name=name) for name in layer_names or ("a",))]
     )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = _dense()
+    model.compile("sgd", "mse")
+    return model
+
+
+single_values = user_leaves.filter(lambda value: not isinstance(value, Options))
+
+
+@few
+@given(names, single_values, single_values)
+def test_another_value_than_the_frozen_one_is_refused_with_both(trained, name, old, new):
+    with tempfile.TemporaryDirectory() as log_dir:
+
+        def begin(value):
+            callback = FreezeHyperparameters(log_dir, {name: value})
+            callback.set_model(trained)
+            callback.on_train_begin()
+            callback.on_train_end()
+
+        begin(old)
+        if fingerprint(plain(old)) == fingerprint(plain(new)):
+            begin(new)
+            return
+        with pytest.raises(FrozenHyperparameterError) as raised:
+            begin(new)
+    assert as_text(plain(old)) in str(raised.value)
+    assert as_text(plain(new)) in str(raised.value)
 
 
 @few
