@@ -249,6 +249,8 @@ class _Batch:
         w, r = np.concatenate(weights, axis=None), self._reference
         sizes, starts = self._sizes, self._starts
         work = w - r
+        # Zeros, as biases begin, are exact, and many.
+        is_zero = ~np.logical_or.reduceat(w != 0, starts)
         sums = np.empty((len(weights), len(COLUMNS)))
         sums[:, COUNT] = sizes
         sums[:, SHIFT] = np.add.reduceat(work, starts)
@@ -262,10 +264,10 @@ class _Batch:
         scatter = np.add.reduceat(np.multiply(w, w, out=w), starts)
         sums[:, SCATTER] = np.maximum(scatter - left * left / sizes, 0)
         sums[:, NONFINITE] = 0
-        doubtful = _doubtful(sums)
-        views = self.views() if doubtful else []
-        for i in doubtful:
-            _exact(weights[i].reshape(-1), views[i], sums[i])
+        for i in _doubtful(sums):
+            if sums[i, LARGEST] != 0 or not is_zero[i]:
+                reference = r[starts[i] : starts[i] + sizes[i]]
+                _exact(weights[i].reshape(-1), reference, sums[i])
         return sums
 
 
@@ -281,7 +283,7 @@ def _doubtful(sums: Sums) -> list[int]:
 def _exact(weight: Array, reference: Array, sums: Sums) -> None:
     """A block in float64: for NaN, infinity, and what float32 can not square."""
     if sums[LARGEST] == 0 and not weight.any():
-        return  # zeros, as biases begin
+        return
     w, r = weight.astype(np.float64), reference.astype(np.float64)
     d = w - r
     sums[SHIFT], sums[SQUARE], sums[LARGEST] = d.sum(), d @ d, np.abs(d).max()
