@@ -233,6 +233,17 @@ class TestPictures:
         assert tab.locator("#heatmap .heatmaplayer image, #heatmap g.hm image").count() == 2
         assert tab.locator("#heatmap .colorbar").count() == 1
 
+    def test_runs_are_toggled_as_they_are_listed(self, page, board, logs):
+        tab = opened(page, board, runs=ONE)
+        settle(tab, lambda: tab.locator("#run-filter").fill("DECAY"))
+        for expected in ([FULL, DECAY], [FULL]):
+            settle(tab, lambda: tab.locator("#toggle-runs").click())
+            assert json.loads(chosen(page)["runs"]) == expected
+        settle(tab, lambda: tab.locator("#run-filter").fill(""))
+        for expected in ([], sorted([FULL, DECAY, logs[2]])):
+            settle(tab, lambda: tab.locator("#toggle-runs").click())
+            assert sorted(json.loads(chosen(page)["runs"])) == expected
+
     def test_the_filter_narrows_the_rows(self, page, board):
         tab = opened(page, board, runs=ONE)
         settle(tab, lambda: tab.locator("#layer-filter").fill("HEA"))
@@ -525,6 +536,12 @@ class TestAccess:
                 .map(e => e.outerHTML)"""
         )
         assert nameless == []
+        names = (
+            tab.locator("header")
+            .locator("button, a")
+            .evaluate_all("all => all.map(e => e.ariaLabel || e.textContent)")
+        )
+        assert len(names) == len(set(names)) == 5
         label = tab.locator("#heatmap").get_attribute("aria-label")
         assert "alarm" in label
         assert "table below" in label

@@ -42,6 +42,11 @@ function chosenRuns() {
   return runs.filter((run) => wanted.has(run.name));
 }
 
+function listedRuns() {
+  const wanted = choices.runfilter.toLowerCase();
+  return runs.filter((run) => run.name.toLowerCase().includes(wanted));
+}
+
 function statistics() {
   const logged = new Set(chosenRuns().flatMap((run) => run.statistics));
   return Object.keys(STATISTICS).filter((name) => logged.has(name));
@@ -67,24 +72,22 @@ function keepChoices() {
 
 function showControls() {
   const chosen = new Set(chosenRuns());
-  const wanted = choices.runfilter.toLowerCase();
   refill(
     byId("runs"),
-    runs
-      .filter((run) => run.name.toLowerCase().includes(wanted))
-      .map((run) => {
-        const box = el("input", { type: "checkbox", checked: chosen.has(run), "data-key": run.name });
-        box.addEventListener("change", () => toggleRun(run));
-        const alarms = count(alarmsOf(run).length, "alarm");
-        return el(
-          "label",
-          { className: "run" },
-          box,
-          el("span", { className: "name", title: run.name }, el("bdi", {}, run.name)),
-          alarmsOf(run).length ? el("span", { className: "alarm", title: alarms }, "⚠ ", unseen(alarms)) : null,
-          run.problems.length ? el("span", { title: run.problems.join("\n") }, "⚠ ", unseen("not all of it can be read")) : null
-        );
-      })
+    listedRuns().map((run) => {
+      const box = el("input", { type: "checkbox", checked: chosen.has(run), "data-key": run.name });
+      box.addEventListener("change", () => toggleRun(run));
+      const alarms = alarmsOf(run).length ? count(alarmsOf(run).length, "alarm") : "";
+      const problems = run.problems.join("\n");
+      return el(
+        "label",
+        { className: "run" },
+        box,
+        el("span", { className: "name", title: run.name }, el("bdi", {}, run.name)),
+        alarms ? el("span", { className: "alarm", title: alarms }, "⚠ ", unseen(alarms)) : null,
+        problems ? el("span", { title: problems }, "⚠ ", unseen("not all of it can be read")) : null
+      );
+    })
   );
   byId("run-count").textContent = runs.length ? `${chosen.size} of ${count(runs.length, "run")} chosen` : "";
   const current = statistic();
@@ -486,8 +489,10 @@ function connect() {
   byId("layer-filter").addEventListener("input", soon(() => choose({ filter: byId("layer-filter").value })));
   byId("run-filter").addEventListener("input", soon(() => choose({ runfilter: byId("run-filter").value })));
   byId("toggle-runs").addEventListener("click", () => {
-    const names = chosenRuns().length ? [] : runs.map((run) => run.name);
-    choose({ runs: JSON.stringify(names) });
+    const [chosen, listed] = [chosenRuns(), listedRuns()];
+    const others = chosen.filter((run) => !listed.includes(run));
+    const now = others.length < chosen.length ? others : [...others, ...listed];
+    choose({ runs: JSON.stringify(now.map((run) => run.name)) });
   });
   byId("add-layer").addEventListener("change", ({ target }) => {
     const known = drawn && unionRows(drawn.panels).includes(target.value);

@@ -66,7 +66,7 @@ function section(key, title, note, open, build) {
   const details = el(
     "details",
     { open, "data-key": key },
-    el("summary", { "data-key": `summary ${key}` }, el("span", { className: "name" }, title), el("span", { className: "hint" }, note)),
+    el("summary", { "data-key": `summary ${key}` }, el("span", { className: "name" }, title), " ", el("span", { className: "hint" }, note)),
     body
   );
   const fill = () => details.open && !body.children.length && body.append(build());

@@ -104,7 +104,7 @@ export async function drawLines(chart, { panels, layers, title, logarithmic, loo
     showlegend: true,
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 }, tracegroupgap: 0 },
     xaxis: { ...grid, title: { ...label("step"), standoff: 6 }, anchor: hasRates ? "y2" : "y", separatethousands: true, tickformat: ",d" },
-    yaxis: { ...grid, title: label(title), domain: hasRates ? [0.42, 1] : [0, 1], type: logarithmic ? "log" : "linear", nticks: logarithmic ? 3 : 0, exponentformat: "e" },
+    yaxis: { ...grid, title: label(title), domain: hasRates ? [0.42, 1] : [0, 1], type: logarithmic ? "log" : "linear", nticks: logarithmic ? 4 : 0, exponentformat: "e" },
     shapes: [...changes.keys()].map((step) => ({
       type: "line", xref: "x", yref: "paper", x0: step, x1: step, y0: 0, y1: 1,
       line: { color: look.soft, width: 1, dash: "dot" },
