@@ -22,24 +22,26 @@ STATISTICS = schema.STATISTICS[:8]
 REPEATS = 3
 WIDE = {"width": 1440, "height": 1000}
 
-# Milliseconds from choosing a statistic until its picture is on the screen.
-CHANGE = """async (_, [name, exact]) => {
+# Milliseconds from choosing a statistic until its picture is on the screen, and until that
+# picture has every record. The next change waits for it, so that each is timed by itself.
+CHANGE = """async (_, name) => {
     const select = document.getElementById("statistic");
-    const attribute = exact ? "data-drawn" : "data-statistic";
     const before = document.body.getAttribute("data-drawn");
     const start = performance.now();
-    const done = new Promise((resolve) => {
+    const until = (isThere) => new Promise((resolve) => {
         new MutationObserver((_, observer) => {
-            const now = document.body.getAttribute(attribute);
-            if (exact ? now === before : now !== name) return;
+            if (!isThere(document.body)) return;
             observer.disconnect();
-            requestAnimationFrame(() => setTimeout(resolve));
+            requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - start)));
         }).observe(document.body, { attributes: true });
     });
+    const pictures = [
+        until((body) => body.getAttribute("data-statistic") === name),
+        until((body) => body.getAttribute("data-drawn") !== before),
+    ];
     select.value = name;
     select.dispatchEvent(new Event("change"));
-    await done;
-    return performance.now() - start;
+    return Promise.all(pictures);
 }"""
 # Milliseconds from the beginning of the tab's frame until now.
 SINCE_START = "() => performance.now()"
@@ -103,11 +105,12 @@ def measure(root: Path, load_fast: bool = True) -> dict[str, Any]:
         times["first_picture"] = firsts
         times["first_picture_with_tensorboard"] = fromopen
         body = frame.locator("body")
-        times["change_new"] = [body.evaluate(CHANGE, [s, False]) / 1000 for s in STATISTICS[1:4]]
-        times["change_new_every_record"] = [
-            body.evaluate(CHANGE, [s, True]) / 1000 for s in STATISTICS[4:]
-        ]
-        times["change_seen"] = [body.evaluate(CHANGE, [s, False]) / 1000 for s in STATISTICS[4:]]
+        for name in ("change_new", "change_seen"):
+            changes = [body.evaluate(CHANGE, statistic) for statistic in STATISTICS[1:]]
+            times[name], times[f"{name}_every_record"] = (
+                [milliseconds / 1000 for milliseconds in found]
+                for found in zip(*changes, strict=True)
+            )
         return times
 
 
