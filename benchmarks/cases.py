@@ -62,8 +62,11 @@ class Case:
 def compared(samples: dict[str, list[float]], **more: Any) -> dict[str, Any]:
     """What is kept of samples taken in turns; the first side is what the others are held to."""
     base = next(iter(samples))
-    pairs = {side if side in (OURS, DRIFT) else f"{side} to {base}": (side, base)
-             for side in samples if side not in (base, AGAIN)}  # fmt: skip
+    pairs = {
+        side if side in (OURS, DRIFT) else f"{side} to {base}": (side, base)
+        for side in samples
+        if side not in (base, AGAIN)
+    }
     if MULTI in samples:
         pairs[f"{OURS} to {MULTI}"] = (OURS, MULTI)
     found = {label: measure.ratios(samples[a], samples[b]) for label, (a, b) in pairs.items()}

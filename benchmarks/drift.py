@@ -81,7 +81,10 @@ def record_against_numpy(name: str, count: int = 30) -> Pairs:
 
 
 def record_against_tensorboard(name: str, count: int = 6) -> Pairs:
-    """One record, to the file, against the weights of ``keras.callbacks.TensorBoard``."""
+    """One record, to the file, against the weights of ``keras.callbacks.TensorBoard``.
+
+    The heat-map, which is drawn once an epoch, is no part of a record.
+    """
     model = build(name)
     with tempfile.TemporaryDirectory() as folder:
         board = keras.callbacks.TensorBoard(folder, histogram_freq=1, write_graph=False)
