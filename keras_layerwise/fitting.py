@@ -19,6 +19,11 @@ import keras
 from keras_layerwise.record import UNKNOWN
 
 NONE = "none"
+MULTI_WORKER = (
+    "Keras 3 does not train in fit under tf.distribute.MultiWorkerMirroredStrategy, with any "
+    "optimizer (keras issue 20585). Train in a loop of your own, with strategy.run and "
+    "optimizer.apply."
+)
 
 _descriptions: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 _callbacks: "weakref.WeakKeyDictionary[Any, tuple[Any, ...]]" = weakref.WeakKeyDictionary()
@@ -29,7 +34,8 @@ def watch() -> None:
     """Lets every later ``fit`` be described, and its callbacks be told of a failure.
 
     A callback in `fit`'s list with a method ``on_train_error(error)`` has it
-    called with what ``fit`` raises, interruptions included; then it is raised.
+    called with what ``fit`` raises, interruptions included; then it is raised. What Keras
+    raises under a strategy that its ``fit`` does not work with says so.
     """
     with _lock:
         original = keras.Model.fit
@@ -53,12 +59,25 @@ def watch() -> None:
                 for callback in callbacks:
                     if hasattr(callback, "on_train_error"):
                         callback.on_train_error(error)
+                if "PerReplica" in str(error) and has_workers(
+                    getattr(self, "distribute_strategy", None)
+                ):
+                    raise RuntimeError(MULTI_WORKER) from error
                 raise
             finally:
                 _callbacks.pop(self, None)
 
         fit._keras_layerwise = True  # type: ignore[attr-defined]
         keras.Model.fit = fit
+
+
+def has_workers(strategy: Any) -> bool:
+    """Whether this is TensorFlow's strategy for several processes."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def described(model: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_layerwise import fitting, selectors, structure
 from keras_layerwise import rules as rules_module
-from keras_layerwise import selectors, structure
 from keras_layerwise.errors import RuleError
 from keras_layerwise.rules import Assignment, Rule, Schedule, Setting
 from keras_layerwise.slots import Slots
@@ -156,6 +156,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         self._set("fused", fused)
         if keras.backend.backend() == "tensorflow":
             self._checkpointed_assignment = _checkpointed_assignment(self)
+            _explain_workers()
         if model is not None:
             self.attach(model)
             if model.built and model.trainable_weights:
@@ -812,3 +813,11 @@ def _checkpointed_assignment(owner: LayerwiseOptimizer) -> Any:
             owner._assignment_from_text(bytes(string_value).decode())
 
     return State()
+
+
+def _explain_workers() -> None:
+    """Lets ``fit`` say what does not work under the present strategy."""
+    import tensorflow as tf
+
+    if fitting.has_workers(tf.distribute.get_strategy()):
+        fitting.watch()

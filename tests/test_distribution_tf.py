@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_layerwise.fitting import MULTI_WORKER
+
 WORKERS = Path(__file__).parent / "workers"
 pytestmark = pytest.mark.tensorflow_only
 
@@ -109,6 +111,12 @@ def test_a_loop_of_ones_own_trains_on_two_workers_as_on_one(tmp_path):
 
 def test_fit_does_not_train_on_two_workers_with_any_optimizer(tmp_path):
     """Keras issue 20585. When this fails, Keras can: say so in the README and test it."""
-    codes, outputs = two_workers("fit", tmp_path)
+    codes, outputs = two_workers("bare", tmp_path)
     assert codes != [0, 0]
     assert "PerReplica" in outputs[0]
+
+
+def test_fit_on_two_workers_fails_with_what_to_do(tmp_path):
+    codes, outputs = two_workers("fit", tmp_path)
+    assert codes != [0, 0]
+    assert f"RuntimeError: {MULTI_WORKER}" in outputs[0]

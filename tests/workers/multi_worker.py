@@ -1,6 +1,6 @@
 """One of two processes that train together under `MultiWorkerMirroredStrategy`.
 
-python multi_worker.py loop|fit ADDRESSES ID OUT.npz
+python multi_worker.py loop|fit|bare ADDRESSES ID OUT.npz
 """
 
 import json
@@ -64,10 +64,10 @@ def loop(strategy):
     return [keras.ops.convert_to_numpy(weight) for weight in model.weights]
 
 
-def fit(strategy):
+def fit(strategy, optimizer=None):
     with strategy.scope():
-        model, _ = make()
-        model.compile("sgd", "mse")
+        model, ours = make()
+        model.compile(optimizer or ours, "mse")
     model.fit(tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH), verbose=0)
 
 
@@ -76,4 +76,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "loop":
         np.savez(sys.argv[4], *loop(strategy))
     else:
-        fit(strategy)
+        fit(strategy, "sgd" if sys.argv[1] == "bare" else None)
