@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_layerwise import fitting, selectors, structure
+from keras_layerwise import backward, fitting, selectors, structure
 from keras_layerwise import rules as rules_module
 from keras_layerwise.errors import RuleError
 from keras_layerwise.rules import Assignment, Rule, Schedule, Setting
@@ -252,6 +252,14 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         finally:
             self._set("_trainable_variables", active)
         return result
+
+    def scale_loss(self, loss: Any) -> Any:
+        """The loss to differentiate, for weights that are not frozen."""
+        loss = super().scale_loss(loss)
+        active = self.inner_optimizer._trainable_variables if self.built else ()
+        if keras.backend.backend() != "torch" or not 0 < len(active) < len(self._weights):
+            return loss
+        return backward.towards(loss, [variable.value for variable in active])
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Puts the moving averages in place of the weights, where the inner optimizer has any."""

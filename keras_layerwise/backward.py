@@ -1,0 +1,32 @@
+"""PyTorch's backward pass without what is frozen.
+
+PyTorch computes a gradient for every parameter that asks for one, used or
+not; TensorFlow and JAX leave out what is not used. Keras's training step has
+the optimizer scale the loss and then calls ``backward`` on it, so the scaled
+loss can say which gradients are wanted. No parameter is changed for it.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+
+def towards(loss: Any, parameters: Sequence[Any]) -> Any:
+    """`loss`, whose ``backward()`` computes the gradients of `parameters` only."""
+    found = loss.as_subclass(_loss_class())
+    found.parameters = parameters
+    return found
+
+
+@functools.cache
+def _loss_class() -> type:
+    import torch
+
+    class Loss(torch.Tensor):
+        parameters: Sequence[Any] | None = None  # what is computed from a loss has none
+
+        def backward(self, *args: Any, inputs: Any = None, **kwargs: Any) -> None:
+            wanted = self.parameters if inputs is None else inputs
+            self.as_subclass(torch.Tensor).backward(*args, inputs=wanted, **kwargs)
+
+    return Loss
