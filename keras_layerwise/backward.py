@@ -13,6 +13,10 @@ from typing import Any
 
 def towards(loss: Any, parameters: Sequence[Any]) -> Any:
     """`loss`, whose ``backward()`` computes the gradients of `parameters` only."""
+    import torch
+
+    if torch.compiler.is_compiling():  # which does not trace through subclasses
+        return loss
     found = loss.as_subclass(_loss_class())
     found.parameters = parameters
     return found
