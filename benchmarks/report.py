@@ -35,7 +35,11 @@ def rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
 def figures(results: Iterable[dict[str, Any]]) -> list[list[str]]:
     """One for each figure that is not a ratio."""
     return [
-        [figure["what"], f"{figure['value']:.3g} {figure['unit']}", _target(figure)]
+        [
+            figure["what"],
+            f"{figure['value']:.3g} {figure['unit']}",
+            _target(figure["value"], figure["target"]),
+        ]
         for result in results
         for figure in result.get("figures", ())
     ]
@@ -150,14 +154,13 @@ def _commits(results: Iterable[dict[str, Any]]) -> list[list[str]]:
 
 def _held(result: dict[str, Any], ratio: dict[str, Any]) -> str:
     value = ratio["high"] if result["strict"] else ratio["median"]
-    return _target({"target": result["target"], "value": value})
+    return _target(value, result["target"])
 
 
-def _target(figure: dict[str, Any]) -> str:
-    if figure["target"] is None:
+def _target(value: float, most: float | None) -> str:
+    if most is None:
         return ""
-    held = figure["value"] <= figure["target"]
-    return f"≤ {figure['target']:g}: {'held' if held else '**missed**'}"
+    return f"≤ {most:g}: {'held' if value <= most else '**missed**'}"
 
 
 def _short(value: float) -> str:

@@ -353,7 +353,7 @@ class WeightDrift(keras.callbacks.Callback):
         self._checked = batches
 
     def _record(self, tracker: Tracker) -> None:
-        step, revision = self._step(), tracker.revision
+        step, reference = self._step(), tracker.reference
         at = (id(self.model.optimizer), step)
         if at == self._recorded:  # while gradients are accumulated
             return
@@ -363,7 +363,7 @@ class WeightDrift(keras.callbacks.Callback):
         if self._writer is not None:
             self._write(self._writer, record)
         self._say(record.alarms, step)
-        if tracker.revision != revision and _is(self._asked, "initial"):
+        if tracker.reference is not reference and _is(self._asked, "initial"):
             self._keep(tracker)
         if record.nonfinite and self._on_nonfinite == "stop":
             self.model.stop_training = True

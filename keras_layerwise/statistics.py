@@ -59,11 +59,10 @@ class Comparison:
 
     def __init__(self, references: Sequence[Array]) -> None:
         self.references = list(references)
+        small = [i for i, reference in enumerate(references) if _is_small(reference)]
         self._batches = [
             _Batch(members, [references[i] for i in members])
-            for members in _batches(
-                [reference.size * _is_small(reference) for reference in references]
-            )
+            for members in _batches(small, [reference.size for reference in references])
         ]
         for batch in self._batches:
             for i, view in zip(batch.members, batch.views(), strict=True):
@@ -219,17 +218,16 @@ def _is_small(array: Array) -> bool:
     return 0 < array.size <= _SMALL and array.dtype == np.float32
 
 
-def _batches(sizes: Sequence[int]) -> list[list[int]]:
-    """Groups positions so that their sizes add up to about a block; those of size 0 are left."""
+def _batches(small: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
+    """Groups positions so that their sizes add up to about a block."""
     batches: list[list[int]] = []
     room = 0
-    for i, size in enumerate(sizes):
-        if size > room:
+    for i in small:
+        if sizes[i] > room:
             batches.append([])
             room = _BLOCK
-        if size:
-            batches[-1].append(i)
-            room -= size
+        batches[-1].append(i)
+        room -= sizes[i]
     return batches
 
 
@@ -283,7 +281,7 @@ def _doubtful(sums: Sums) -> list[int]:
 def _exact(weight: Array, reference: Array, sums: Sums) -> None:
     """A block in float64: for NaN, infinity, and what float32 can not square."""
     if sums[LARGEST] == 0 and not weight.any():
-        return
+        return  # zeros are exact
     w, r = weight.astype(np.float64), reference.astype(np.float64)
     d = w - r
     sums[SHIFT], sums[SQUARE], sums[LARGEST] = d.sum(), d @ d, np.abs(d).max()

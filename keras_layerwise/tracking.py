@@ -176,7 +176,6 @@ class Tracker:
     ) -> None:
         self.view = view
         self.reference = reference
-        self.revision = 0
         self._model = model
         self._statistics = tuple(statistics)
         self._moving = moving
@@ -276,7 +275,6 @@ class Tracker:
         self._sums, self._moved = sums, moved
         self._frozen = None
         self.view = new
-        self.revision += 1
 
     def _moved_though_frozen(self, which: Mask, step: int) -> list[Alarm]:
         rows = dict.fromkeys(self.view.groups[which].tolist())
