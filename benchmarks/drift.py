@@ -21,11 +21,12 @@ import keras
 import numpy as np
 
 import keras_layerwise as kl
-from keras_layerwise import schema, tracking
-from keras_layerwise.drift import DEFAULT_STATISTICS
-from keras_layerwise.events import EventWriter
-from keras_layerwise.reference import Reference
-from keras_layerwise.schema import Row, Series
+from keras_layerwise.callbacks.weight_drift import DEFAULT_STATISTICS
+from keras_layerwise.drift import tracker as tracking
+from keras_layerwise.drift.reference import Reference
+from keras_layerwise.storage import schema
+from keras_layerwise.storage.events import EventWriter
+from keras_layerwise.storage.schema import Row, Series
 
 Pairs = list[tuple[float, float]]
 MODELS = ("mlp", "mobilenet_v2", "resnet50")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.drift import Figure
-from keras_layerwise import schema
-from keras_layerwise.events import EventWriter
+from keras_layerwise.storage import schema
+from keras_layerwise.storage.events import EventWriter
 from tests import tab_browser
 
 LAYERS, RECORDS, RUNS = 500, 10_000, 3

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 import keras_layerwise as kl
-from keras_layerwise.reference import Reference, Watched
+from keras_layerwise.drift.reference import Reference, Watched
 
 WIDTH, LAYERS = 1024, 8
 

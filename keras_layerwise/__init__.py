@@ -11,39 +11,37 @@ from typing import TYPE_CHECKING, Any
 from keras_layerwise import registration
 
 if TYPE_CHECKING:
-    from keras_layerwise.depth import discriminative as discriminative
-    from keras_layerwise.depth import layer_decay as layer_decay
-    from keras_layerwise.drift import WeightDrift as WeightDrift
-    from keras_layerwise.errors import (
-        FrozenHyperparameterError as FrozenHyperparameterError,
-    )
+    from keras_layerwise.callbacks.freeze import FreezeHyperparameters as FreezeHyperparameters
+    from keras_layerwise.callbacks.rate_monitor import LearningRateMonitor as LearningRateMonitor
+    from keras_layerwise.callbacks.unfreeze import GradualUnfreeze as GradualUnfreeze
+    from keras_layerwise.callbacks.weight_drift import WeightDrift as WeightDrift
+    from keras_layerwise.errors import FrozenHyperparameterError as FrozenHyperparameterError
     from keras_layerwise.errors import RuleError as RuleError
-    from keras_layerwise.freeze import FreezeHyperparameters as FreezeHyperparameters
-    from keras_layerwise.inventories import inventory as inventory
-    from keras_layerwise.monitor import LearningRateMonitor as LearningRateMonitor
-    from keras_layerwise.optimizer import LayerwiseOptimizer as LayerwiseOptimizer
-    from keras_layerwise.overrides import override as override
-    from keras_layerwise.record import load_record as load_record
-    from keras_layerwise.rules import Assignment as Assignment
-    from keras_layerwise.rules import Rule as Rule
-    from keras_layerwise.unfreeze import GradualUnfreeze as GradualUnfreeze
+    from keras_layerwise.hyperparameters.inventory import inventory as inventory
+    from keras_layerwise.hyperparameters.override import override as override
+    from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
+    from keras_layerwise.optimizer.presets import discriminative as discriminative
+    from keras_layerwise.optimizer.presets import layer_decay as layer_decay
+    from keras_layerwise.optimizer.rules import Assignment as Assignment
+    from keras_layerwise.optimizer.rules import Rule as Rule
+    from keras_layerwise.storage.record import load_record as load_record
 
-# No module has the name of what it gives: importing it would put itself in its place.
+# A submodule must not share a public name: importing it would overwrite the attribute.
 _MODULES = {
-    "Assignment": "rules",
-    "FreezeHyperparameters": "freeze",
+    "Assignment": "optimizer.rules",
+    "FreezeHyperparameters": "callbacks.freeze",
     "FrozenHyperparameterError": "errors",
-    "GradualUnfreeze": "unfreeze",
-    "LayerwiseOptimizer": "optimizer",
-    "LearningRateMonitor": "monitor",
-    "Rule": "rules",
+    "GradualUnfreeze": "callbacks.unfreeze",
+    "LayerwiseOptimizer": "optimizer.layerwise",
+    "LearningRateMonitor": "callbacks.rate_monitor",
+    "Rule": "optimizer.rules",
     "RuleError": "errors",
-    "WeightDrift": "drift",
-    "discriminative": "depth",
-    "inventory": "inventories",
-    "layer_decay": "depth",
-    "load_record": "record",
-    "override": "overrides",
+    "WeightDrift": "callbacks.weight_drift",
+    "discriminative": "optimizer.presets",
+    "inventory": "hyperparameters.inventory",
+    "layer_decay": "optimizer.presets",
+    "load_record": "storage.record",
+    "override": "hyperparameters.override",
 }
 
 __version__ = "0.1.0"
@@ -78,4 +76,4 @@ def __dir__() -> list[str]:
     return __all__
 
 
-registration.once_keras_is_loaded("keras_layerwise.optimizer")
+registration.once_keras_is_loaded("keras_layerwise.on_keras")

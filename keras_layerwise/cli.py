@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_layerwise import schema
-from keras_layerwise.record import (
+from keras_layerwise.storage import schema
+from keras_layerwise.storage.record import (
     NEVER_SET,
     RUNNING,
     Record,

@@ -10,7 +10,7 @@ import rich.markup
 import rich.table
 
 if TYPE_CHECKING:  # the command line makes tables without Keras
-    from keras_layerwise.rules import Assignment
+    from keras_layerwise.optimizer.rules import Assignment
 
 
 def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from keras_layerwise import cli, schema
-from keras_layerwise.events import EventWriter
-from keras_layerwise.record import GROUPS, Record, save_record
+from keras_layerwise import cli
+from keras_layerwise.storage import schema
+from keras_layerwise.storage.events import EventWriter
+from keras_layerwise.storage.record import GROUPS, Record, save_record
 
 
 def record(**user):

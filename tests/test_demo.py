@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tab_browser
 
 import keras_layerwise as kl
-from keras_layerwise import schema
+from keras_layerwise.storage import schema
+from tests.shared import tab_browser
 
 pytest.importorskip("sklearn", reason="the demonstration's digits come with scikit-learn")
 

@@ -29,7 +29,9 @@ from keras_layerwise import (
     load_record,
     selectors,
 )
-from keras_layerwise.record import (
+from keras_layerwise.model.structure import sites, sites_of_variables
+from keras_layerwise.optimizer.rules import Setting, as_rules, resolve, rule_from_json, rule_to_json
+from keras_layerwise.storage.record import (
     Record,
     RecordError,
     as_text,
@@ -38,9 +40,7 @@ from keras_layerwise.record import (
     plain,
     save_record,
 )
-from keras_layerwise.rules import Setting, as_rules, resolve, rule_from_json, rule_to_json
-from keras_layerwise.schema import KINDS, STATISTICS, Row, SchemaError, Series
-from keras_layerwise.structure import sites, sites_of_variables
+from keras_layerwise.storage.schema import KINDS, STATISTICS, Row, SchemaError, Series
 from keras_layerwise.tables import render
 
 many = settings(max_examples=650)

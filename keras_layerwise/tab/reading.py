@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tensorboard.data.provider import RunTagFilter
 
-from keras_layerwise import schema
+from keras_layerwise.storage import schema
 from keras_layerwise.tab.columns import Columns, Floats, Steps, join
 
 # The largest number of records that both loaders take.

@@ -1,0 +1,1 @@
+"""Callbacks for `fit`: the only place where values meet files."""

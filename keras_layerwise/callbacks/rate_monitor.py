@@ -1,0 +1,244 @@
+"""Which rate every layer trains at, while it trains."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_layerwise.backend.processes import is_chief
+from keras_layerwise.model import structure
+from keras_layerwise.optimizer.layerwise import layerwise_optimizers
+from keras_layerwise.storage import schema
+from keras_layerwise.storage.events import EventWriter
+from keras_layerwise.storage.schema import Row, Series
+
+_RATE = "learning_rate"
+
+
+@dataclass(frozen=True)
+class _State:
+    """What holds for one weight; a weight of a plain optimizer has multiplier 1."""
+
+    layer: str
+    rate: float
+    frozen: bool
+    multiplier: float | None
+    weight_decay: float | None
+    parameters: int
+
+
+class LearningRateMonitor(keras.callbacks.Callback):
+    """Records the rate that every layer trains at, and what changes on the way.
+
+    Each epoch's ``logs``, and so ``History``, get ``learning_rate/<layer>``
+    for every layer, ``learning_rate/<layer>/<weight>`` where a layer's weights
+    differ when training begins, and ``learning_rate`` for the optimizer's own.
+    A frozen layer's rate is 0. This works with any optimizer.
+
+    With `log_dir` the same goes to ``<log_dir>/rates`` for TensorBoard: every
+    layer in the "Layerwise" tab, three scalars elsewhere, and a message where
+    something was frozen or unfrozen or its multiplier or decay changed.
+
+    Args:
+        log_dir: the run's directory; nothing is written without.
+
+    Raises:
+        OSError: before the first step, where `log_dir` can not be written.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")])
+    >>> model.compile(keras.optimizers.SGD(0.5), "mse")
+    >>> x, y = np.ones((8, 2)), np.ones((8, 1))
+    >>> model.fit(x, y, verbose=0, callbacks=[LearningRateMonitor()]).history["learning_rate/out"]
+    [0.5]
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str] | None = None) -> None:
+        super().__init__()
+        self.log_dir = None if log_dir is None else Path(log_dir)
+        self._writer: EventWriter | None = None
+        self._states: dict[str, _State] = {}
+        self._rows: dict[str, str] = {}
+
+    def set_model(self, model: Any) -> None:
+        """Begins anew where the model is another than before."""
+        if model is not getattr(self, "_model", None):
+            self._states, self._rows = {}, {}
+        super().set_model(model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Opens the event file, so that what can not be written fails here."""
+        self._close()
+        if self.log_dir is not None and is_chief():
+            self._writer = EventWriter(self.log_dir / schema.RATES_DIR)
+        for optimizer in layerwise_optimizers(self.model.optimizer):
+            optimizer.attach(self.model)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Sees what other callbacks changed as an epoch began."""
+        if batch == 0:
+            self._look()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Records the rates that the epoch ended with."""
+        self._look()
+        if not self._states:
+            return
+        rates = {name: self._states[path].rate for name, path in self._rows.items()}
+        own = _own_rate(self.model.optimizer)
+        if logs is not None:
+            if own is not None:
+                logs[_RATE] = own
+            logs.update({f"{_RATE}/{name}": rate for name, rate in rates.items()})
+        if self._writer is not None:
+            step = self._step()
+            rows = tuple(self._row(name, path) for name, path in self._rows.items())
+            tag = schema.rates_tag(rows)
+            self._writer.vector(Series("rates", rows), tag, list(rates.values()), step)
+            scalars = {} if own is None else {_RATE: own}
+            moving = [rate for rate in rates.values() if rate]
+            if moving:
+                scalars |= {f"{_RATE}/lowest": min(moving), f"{_RATE}/highest": max(moving)}
+            self._writer.scalars(scalars, step)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Closes the event file."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        if self._writer.lost:
+            # Standard output may go to the same full disk.
+            with contextlib.suppress(OSError):
+                print(
+                    f"LearningRateMonitor: {self._writer.lost} records could not be written to "
+                    f"{self.log_dir}."
+                )
+        self._writer = None
+
+    def _step(self) -> int:
+        return int(ops.convert_to_numpy(ops.convert_to_tensor(self.model.optimizer.iterations)))
+
+    def _look(self) -> None:
+        """Compares what holds now with what held before."""
+        now = _states(self.model)
+        before, self._states = self._states, now
+        if not before or before.keys() != now.keys():
+            self._rows = _rows(now)
+        messages = _changes(before, now, self._step) if before else []
+        if messages and self._writer is not None:
+            step = messages[0]["step"]
+            self._writer.messages(Series("changes"), schema.CHANGES, messages, step)
+
+    def _row(self, name: str, path: str) -> Row:
+        members = [
+            state
+            for key, state in self._states.items()
+            if key == name or (state.layer == name and name not in self._states)
+        ]
+        return Row(
+            name=name,
+            trainable=True,
+            frozen=self._states[path].frozen,
+            parameters=sum(state.parameters for state in members),
+        )
+
+
+def _states(model: Any) -> dict[str, _State]:
+    """What holds for each weight that could be trained, by its path."""
+    optimizer = model.optimizer
+    if optimizer is None:
+        return {}
+    layerwise = layerwise_optimizers(optimizer)
+    if any(not member.built for member in layerwise):
+        return {}
+    assigned = {entry.path: entry for member in layerwise for entry in member.assignments}
+    rates = _plain_rates(optimizer)
+    found = {}
+    for site in structure.sites(model):
+        if any(site.weight is weight for weight in site.layer._non_trainable_variables):
+            continue
+        entry = assigned.get(site.path)
+        frozen = not site.weight.trainable or (entry is not None and entry.frozen)
+        rate = rates.get(id(site.weight)) if entry is None else entry.learning_rate
+        found[site.path] = _State(
+            layer=site.layer_path,
+            rate=0.0 if frozen or rate is None else rate,
+            frozen=frozen,
+            multiplier=1.0 if entry is None else entry.multiplier,
+            weight_decay=None if entry is None else entry.weight_decay,
+            parameters=int(np.prod(site.weight.shape)),
+        )
+    return found
+
+
+def _rows(states: dict[str, _State]) -> dict[str, str]:
+    """The rows to show, each with the weight whose rate it shows.
+
+    A layer is one row where its weights agree, shown by the largest.
+    """
+    layers: dict[str, list[str]] = {}
+    for path, state in states.items():
+        layers.setdefault(state.layer, []).append(path)
+    rows: dict[str, str] = {}
+    for layer, paths in layers.items():
+        if len({states[path].rate for path in paths}) == 1:
+            rows[layer] = max(paths, key=lambda path: states[path].parameters)
+        else:
+            rows |= {path: path for path in paths}
+    return rows
+
+
+def _changes(before: dict[str, _State], now: dict[str, _State], step: Any) -> list[dict[str, Any]]:
+    """Messages for what is not as it was; one for a layer whose weights changed alike."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for path in before.keys() & now.keys():
+        old, new = before[path], now[path]
+        changes: list[tuple[str, Any, Any]] = []
+        if old.frozen != new.frozen:
+            changes.append(("frozen" if new.frozen else "unfrozen", old.rate, new.rate))
+        for what in ("multiplier", "weight_decay"):
+            if getattr(old, what) != getattr(new, what):
+                changes.append((what, getattr(old, what), getattr(new, what)))
+        for change in changes:
+            found.setdefault((new.layer, *change), []).append(path)
+    messages = []
+    for (layer, what, old_value, new_value), paths in found.items():
+        whole = len(paths) == sum(state.layer == layer for state in now.values())
+        for row in [layer] if whole else sorted(paths):
+            messages.append((row, what, old_value, new_value))
+    at = step() if messages else 0
+    return [
+        schema.change(what, row, at, old, new) for row, what, old, new in sorted(messages, key=str)
+    ]
+
+
+def _plain_rates(optimizer: Any) -> dict[int, float]:
+    """The rate of each weight, by id, that an optimizer without rules trains."""
+    found: dict[int, float] = {}
+    for member in getattr(optimizer, "optimizers", None) or [optimizer]:
+        rate = _own_rate(getattr(member, "inner_optimizer", member))
+        if rate is not None:
+            found |= {id(weight): rate for weight in _trained_by(member)}
+    return found
+
+
+def _trained_by(optimizer: Any) -> list[Any]:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return list(getattr(inner, "_trainable_variables", ()))
+
+
+def _own_rate(optimizer: Any) -> float | None:
+    """The optimizer's own rate; Keras's MultiOptimizer has none."""
+    try:
+        return float(ops.convert_to_numpy(ops.convert_to_tensor(optimizer.learning_rate)))
+    except AttributeError:
+        return None

@@ -1,0 +1,102 @@
+"""Layers that join training as epochs pass."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_layerwise.errors import RuleError
+from keras_layerwise.model import selectors
+from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer, layerwise_optimizers
+
+
+class GradualUnfreeze(keras.callbacks.Callback):
+    """Unfreezes layers at the epochs that it is given.
+
+    The layers are frozen by rules of a `LayerwiseOptimizer`; each keeps the
+    multiplier of its rule when it is unfrozen. At every epoch everything that
+    is due is unfrozen, so a run that is resumed later comes to the same state.
+
+    Args:
+        epochs: ``{epoch: selector}``; epochs count from 0 as in ``fit``. A
+            list of selectors unfreezes all of them.
+
+    Raises:
+        TypeError: for an epoch that is no integer or a selector that is none.
+        ValueError: for a negative epoch.
+        RuleError: at the start of training, where the model is not trained by
+            a `LayerwiseOptimizer`, a selector picks nothing, or what it picks
+            is not frozen although the run is new.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_layerwise import LayerwiseOptimizer, Rule
+    >>> body, head = keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="head")
+    >>> model = keras.Sequential([keras.Input((4,)), body, head])
+    >>> frozen_body = {"body": Rule(multiplier=0.1, frozen=True)}
+    >>> model.compile(LayerwiseOptimizer("adam", frozen_body, model=model), loss="mse")
+    >>> x, y = keras.ops.ones((8, 4)), keras.ops.ones((8, 2))
+    >>> _ = model.fit(x, y, epochs=3, verbose=0, callbacks=[GradualUnfreeze({2: "body"})])
+    >>> model.optimizer.assignments[0].frozen
+    False
+    """
+
+    def __init__(self, epochs: Mapping[int, Any]) -> None:
+        super().__init__()
+        if not isinstance(epochs, Mapping):
+            raise TypeError(f"`epochs` is a dict {{epoch: selector}}; received {epochs!r}.")
+        for epoch, selector in epochs.items():
+            if isinstance(epoch, bool) or not isinstance(epoch, int):
+                raise TypeError(f"An epoch is an integer; received {epoch!r}.")
+            if epoch < 0:
+                raise ValueError(f"Epochs count from 0; received {epoch}.")
+            selectors.check_type(selector)
+        self.epochs = dict(sorted(epochs.items()))
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Checks the selectors against the model."""
+        optimizers = layerwise_optimizers(self.model.optimizer)
+        if not optimizers:
+            raise RuleError(
+                "GradualUnfreeze needs a LayerwiseOptimizer; the model is trained by "
+                f"{type(self.model.optimizer).__name__}. Wrap it: LayerwiseOptimizer(optimizer, "
+                "{'layer': Rule(frozen=True)})."
+            )
+        for optimizer in optimizers:
+            optimizer.attach(self.model)
+        if not all(optimizer.built for optimizer in optimizers):
+            if not self.model.built:
+                return
+            self.model.optimizer.build(self.model.trainable_variables)
+        is_new = int(keras.ops.convert_to_numpy(optimizers[0].iterations)) == 0
+        for epoch, selector in self.epochs.items():
+            found = [a for owner in self._owners(selector) for a in owner.selected(selector)]
+            if is_new and not any(a.frozen for a in found):
+                raise RuleError(
+                    f"GradualUnfreeze is to unfreeze {selectors.label(selector)!r} at epoch "
+                    f"{epoch}, but nothing of it is frozen. Freeze it by a rule: "
+                    "{selector: Rule(frozen=True)}."
+                )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Unfreezes what is due."""
+        for due, selector in self.epochs.items():
+            if due > epoch:
+                return
+            for optimizer in self._owners(selector):
+                optimizer.unfreeze(selector)
+
+    def _owners(self, selector: Any) -> list[LayerwiseOptimizer]:
+        """The optimizers, of several in a ``MultiOptimizer``, that have what `selector` picks."""
+        owners = []
+        problem = None
+        for optimizer in layerwise_optimizers(self.model.optimizer):
+            try:
+                optimizer.selected(selector)
+                owners.append(optimizer)
+            except RuleError as error:
+                problem = error
+        if problem is not None and not owners:
+            raise problem
+        return owners

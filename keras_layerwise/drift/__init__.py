@@ -1,0 +1,1 @@
+"""How far weights have moved: numbers only, no optimizer and no files."""

@@ -1,0 +1,179 @@
+"""Describes what ``fit`` was given, as plain values.
+
+Keras tells a callback the number of epochs and steps, but not the batch size,
+the class weights or the validation split. `keras_layerwise.callbacks.fit_hook`
+notes them here when ``fit`` begins.
+"""
+
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+from keras_layerwise.storage.record import UNKNOWN
+
+NONE = "none"
+_descriptions: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
+_callbacks: "weakref.WeakKeyDictionary[Any, tuple[Any, ...]]" = weakref.WeakKeyDictionary()
+
+
+def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) -> None:
+    """Notes what a ``fit`` of `model` that begins now was given."""
+    _descriptions[model] = describe(arguments)
+    _callbacks[model] = tuple(callbacks)
+
+
+def end(model: Any) -> None:
+    """Forgets the callbacks of a ``fit`` that has ended."""
+    _callbacks.pop(model, None)
+
+
+def described(model: Any) -> dict[str, Any]:
+    """What the running or last ``fit`` of `model` was given; empty where that is not known."""
+    return dict(_descriptions.get(model, {}))
+
+
+def callbacks_of(model: Any) -> tuple[Any, ...] | None:
+    """The callbacks that the running ``fit`` of `model` was given; None where not known."""
+    return _callbacks.get(model)
+
+
+def describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``fit`` as plain values; data is described, not kept."""
+    x = arguments["x"]
+    class_weight = arguments["class_weight"]
+    kind = data_kind(x)
+    found: dict[str, Any] = {
+        "data": kind,
+        "epochs": arguments["epochs"],
+        "batch_size": _batch_size(kind, arguments),
+        "shuffle": _shuffle(kind, arguments),
+        "validation_split": arguments["validation_split"] or 0.0,
+        "validation_data": data_kind(_first(arguments["validation_data"])),
+        "validation_freq": arguments["validation_freq"],
+        "class_weights": class_weight is not None,
+        "sample_weights": _sample_weights(kind, arguments),
+    }
+    if kind == "arrays":
+        found["samples"] = _kept(arguments)
+    if class_weight is not None:
+        found["class_weight"] = {str(key): float(class_weight[key]) for key in class_weight}
+    return found
+
+
+def data_kind(x: Any) -> str:
+    """How data is fed, in the terms of ``fit``'s documentation.
+
+    Example:
+
+    >>> import numpy as np
+    >>> data_kind({"a": np.zeros(3)}), data_kind(iter([1])), data_kind(None), data_kind(object())
+    ('arrays', 'generator', 'none', 'unknown')
+    """
+    if x is None:
+        return NONE
+    if isinstance(x, keras.utils.PyDataset):
+        return "PyDataset"
+    bases = {(base.__module__.partition(".")[0], base.__name__) for base in type(x).__mro__}
+    if ("tensorflow", "DatasetV2") in bases or (
+        "tensorflow",
+        "DistributedDatasetInterface",
+    ) in bases:
+        return "tf.data"
+    if ("torch", "DataLoader") in bases:
+        return "DataLoader"
+    if any(module == "grain" for module, _ in bases):
+        return "grain"
+    leaves = keras.tree.flatten(x)
+    if leaves and all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
+        return "arrays"
+    if isinstance(x, Iterator):
+        return "generator"
+    return UNKNOWN
+
+
+def _first(data: Any) -> Any:
+    """The inputs of ``validation_data``, which is (x, y), (x, y, weights) or a data set."""
+    return data[0] if isinstance(data, tuple) and data else data
+
+
+def _rows(x: Any) -> int:
+    return int(keras.tree.flatten(x)[0].shape[0])
+
+
+def _kept(arguments: Mapping[str, Any]) -> int:
+    """The samples left for training after the validation split."""
+    rows = _rows(arguments["x"])
+    split = arguments["validation_split"]
+    if not split or arguments["validation_data"] is not None:
+        return rows
+    return int(rows * (1.0 - split))
+
+
+def _batch_size(kind: str, arguments: Mapping[str, Any]) -> Any:
+    x = arguments["x"]
+    if kind == "arrays":
+        # As documented for `fit`: 32 by default, but enough for all in the steps asked for.
+        steps = arguments["steps_per_epoch"]
+        return arguments["batch_size"] or (math.ceil(_kept(arguments) / steps) if steps else 32)
+    if kind == "tf.data":
+        return _tf_batch_size(x)
+    size = getattr(x, "batch_size", None)
+    return size if isinstance(size, int) else UNKNOWN
+
+
+def _shuffle(kind: str, arguments: Mapping[str, Any]) -> Any:
+    x = arguments["x"]
+    if kind in ("arrays", "PyDataset"):
+        return arguments["shuffle"]
+    if kind == "tf.data":
+        return _tf_shuffle(x)
+    if kind == "DataLoader":
+        sampler = type(getattr(x, "sampler", None)).__name__
+        return {"RandomSampler": True, "SequentialSampler": False}.get(sampler, UNKNOWN)
+    return UNKNOWN
+
+
+def _sample_weights(kind: str, arguments: Mapping[str, Any]) -> Any:
+    if kind == "arrays":
+        return arguments["sample_weight"] is not None
+    if kind == "tf.data" and isinstance(arguments["x"].element_spec, tuple):
+        return len(arguments["x"].element_spec) == 3
+    return UNKNOWN
+
+
+# Steps of a tf.data pipeline that change neither the size of a batch nor the order.
+_NEUTRAL = ("Prefetch", "Map", "Repeat", "Take", "Skip", "Options", "Cache", "ModelDataset")
+
+
+def _pipeline(dataset: Any) -> Iterator[tuple[str, Any]]:
+    """The steps from the last back to the source."""
+    while dataset is not None:
+        yield type(dataset).__name__, dataset
+        dataset = getattr(dataset, "_input_dataset", None)
+
+
+def _tf_batch_size(dataset: Any) -> Any:
+    spec = keras.tree.flatten(dataset.element_spec)[0]
+    rows = spec.shape[0] if getattr(spec, "shape", None) else None
+    if rows is not None:
+        return int(rows)
+    for name, step in _pipeline(dataset):
+        if "BatchDataset" in name and hasattr(step, "_batch_size"):
+            return int(keras.ops.convert_to_numpy(step._batch_size))
+        if "FlatMap" in name or not any(neutral in name for neutral in (*_NEUTRAL, "Shuffle")):
+            break
+    return UNKNOWN
+
+
+def _tf_shuffle(dataset: Any) -> Any:
+    for name, _ in _pipeline(dataset):
+        if "Shuffle" in name:
+            return True
+        if "FlatMap" in name:
+            return UNKNOWN
+        if not any(part in name for part in (*_NEUTRAL, "Batch")):
+            return False if "Tensor" in name or "Range" in name else UNKNOWN
+    return UNKNOWN

@@ -1,0 +1,6 @@
+"""What is done once, as soon as this package and Keras are both loaded."""
+
+from keras_layerwise.callbacks import fit_hook
+from keras_layerwise.optimizer import layerwise  # noqa: F401 - registers its classes with Keras
+
+fit_hook.install()

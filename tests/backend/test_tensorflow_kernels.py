@@ -1,0 +1,294 @@
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_layerwise.backend import tensorflow_kernels as fused
+from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
+from keras_layerwise.optimizer.rules import Rule
+
+optimizers = keras.optimizers
+
+FUSED = {
+    "sgd": lambda **k: optimizers.SGD(0.01, **k),
+    "momentum": lambda **k: optimizers.SGD(0.01, momentum=0.9, **k),
+    "nesterov": lambda **k: optimizers.SGD(0.01, momentum=0.9, nesterov=True, **k),
+    "adam": lambda **k: optimizers.Adam(1e-3, **k),
+    "adam_other_betas": lambda **k: optimizers.Adam(
+        1e-3, beta_1=0.0, beta_2=0.9999, epsilon=1e-4, **k
+    ),
+    "adamw": lambda **k: optimizers.AdamW(1e-3, **{"weight_decay": 0.1, **k}),
+    "rmsprop": lambda **k: optimizers.RMSprop(1e-3, **k),
+    "rmsprop_momentum": lambda **k: optimizers.RMSprop(1e-3, rho=0.99, momentum=0.5, **k),
+    "adagrad": lambda **k: optimizers.Adagrad(0.01, **k),
+}
+OPTIONS = {
+    "decay": {"weight_decay": 0.05},
+    "ema": {"use_ema": True, "ema_overwrite_frequency": 7},
+    "accumulation": {"gradient_accumulation_steps": 3},
+    "clipnorm": {"clipnorm": 0.1},
+    "global_clipnorm": {"global_clipnorm": 0.1},
+    "clipvalue": {"clipvalue": 0.01},
+    "loss_scale": {"loss_scale_factor": 8.0},
+    "schedule": {},
+}
+
+
+class Subclass(optimizers.Adam):
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(-gradient, variable, learning_rate)
+
+
+def gradients(steps, weights):
+    """Of sizes from 1e-4 to 1, so that epsilon and the second moments matter."""
+    rng = np.random.default_rng(1)
+    return [
+        [rng.normal(size=w.shape) * 10 ** rng.uniform(-4, 0, size=w.shape) for w in weights]
+        for _ in range(steps)
+    ]
+
+
+def weights(dtype="float32"):
+    rng = np.random.default_rng(0)
+    return [
+        keras.Variable(rng.normal(size=(9, 7)) * 0.1, dtype=dtype, name="kernel"),
+        keras.Variable(rng.normal(size=(7,)) * 0.1, dtype=dtype, name="bias"),
+    ]
+
+
+def train(optimizer, steps=100, dtype="float32", mode="graph"):
+    """The weights after `steps` given gradients, and the kinds of operation in the graph."""
+    import tensorflow as tf
+
+    variables = weights(dtype)
+    optimizer.build(variables)
+    kinds = set()
+
+    def step(grads):
+        optimizer.apply(grads, variables)
+        if not tf.executing_eagerly():
+            kinds.update(op.type for op in tf.compat.v1.get_default_graph().get_operations())
+
+    run = step if mode == "eager" else tf.function(step, jit_compile=mode == "xla")
+    for grads in gradients(steps, variables):
+        run([tf.constant(g, dtype) for g in grads])
+    return [v.numpy() for v in variables], kinds
+
+
+def assert_equal_to_rounding(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert np.linalg.norm(a - e) <= 1e-6 * np.linalg.norm(e)
+
+
+def assert_identical(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("mode", ["graph", "xla", "eager"])
+@pytest.mark.parametrize("name", FUSED)
+def test_equals_the_bare_optimizer_to_1e_6(name, mode):
+    expected, _ = train(FUSED[name](), mode=mode)
+    actual, kinds = train(LayerwiseOptimizer(FUSED[name](), {}), mode=mode)
+    assert_equal_to_rounding(actual, expected)
+    assert mode == "eager" or any(kind.startswith("ResourceApply") for kind in kinds)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", ["adamw", "rmsprop"])
+def test_equals_the_bare_optimizer_with_every_option(name, option):
+    def make():
+        optimizer = FUSED[name](**OPTIONS[option])
+        if option == "schedule":
+            optimizer.learning_rate = optimizers.schedules.ExponentialDecay(1e-3, 10, 0.5)
+        return optimizer
+
+    expected, _ = train(make(), steps=50)
+    actual, kinds = train(LayerwiseOptimizer(make(), {}), steps=50)
+    assert_equal_to_rounding(actual, expected)
+    nested = option == "accumulation"  # the update is in a graph of its own, a branch
+    assert nested or any(kind.startswith("ResourceApply") for kind in kinds)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("name", FUSED)
+def test_float64_where_the_kernel_is_that_precise(name):
+    expected, _ = train(FUSED[name](), dtype="float64")
+    actual, _ = train(LayerwiseOptimizer(FUSED[name](), {}), dtype="float64")
+    assert_equal_to_rounding(actual, expected)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("name", FUSED)
+def test_rules_hold(name):
+    rules = {"kernel": 0.1, "bias": Rule(learning_rate=0.02, weight_decay=0.3)}
+    options = {"weight_decay": 0.1}
+    expected, _ = train(LayerwiseOptimizer(FUSED[name](**options), rules, fused=False))
+    actual, _ = train(LayerwiseOptimizer(FUSED[name](**options), rules))
+    assert_equal_to_rounding(actual, expected)
+
+
+@pytest.mark.tensorflow_only
+def test_unfrozen_late_counts_from_its_own_step():
+    import tensorflow as tf
+
+    def run(**options):
+        variables = weights()
+        optimizer = LayerwiseOptimizer(
+            optimizers.Adam(1e-3), {"bias": Rule(frozen=True)}, **options
+        )
+        optimizer.build(variables)
+        for i, grads in enumerate(gradients(40, variables)):
+            if i == 10:
+                optimizer.unfreeze("bias")
+            optimizer.apply([tf.constant(g, "float32") for g in grads], variables)
+        return [v.numpy() for v in variables]
+
+    assert_equal_to_rounding(run(), run(fused=False))
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("name", FUSED)
+def test_off_it_is_bit_identical(name):
+    expected, _ = train(FUSED[name]())
+    actual, kinds = train(LayerwiseOptimizer(FUSED[name](), {}, fused=False))
+    assert_identical(actual, expected)
+    assert not any(kind.startswith("ResourceApply") for kind in kinds)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [
+        (lambda: optimizers.Adam(1e-3, amsgrad=True), "float32"),
+        (lambda: optimizers.RMSprop(1e-3, centered=True), "float32"),
+        (lambda: optimizers.Adagrad(1e-2, epsilon=1e-3), "float32"),
+        (lambda: optimizers.Adagrad(1e-2, initial_accumulator_value=0.0), "float32"),
+        (lambda: Subclass(1e-3), "float32"),
+        (lambda: optimizers.Nadam(1e-3), "float32"),
+        (lambda: optimizers.Adam(1e-3), "float16"),
+        (lambda: optimizers.Adam(1e-3), "bfloat16"),
+        (lambda: optimizers.Adagrad(1e-2), "float64"),
+    ],
+    ids=[
+        "amsgrad",
+        "centered",
+        "large epsilon",
+        "empty accumulator",
+        "subclass",
+        "other class",
+        "float16",
+        "bfloat16",
+        "adagrad float64",
+    ],
+)
+def test_what_no_kernel_computes_takes_the_plain_way(make, dtype):
+    expected, _ = train(make(), dtype=dtype)
+    actual, kinds = train(LayerwiseOptimizer(make(), {}), dtype=dtype)
+    assert_identical(actual, expected)
+    assert not any(kind.startswith("ResourceApply") for kind in kinds)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("name", ["momentum", "adam", "rmsprop", "adagrad"])
+def test_sparse_gradients_take_the_plain_way(name):
+    def fit(wrap):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((3,), dtype="int32"), keras.layers.Embedding(20, 4, name="table")]
+        )
+        model.compile(wrap(FUSED[name]()), loss="mse", jit_compile=False)
+        x = np.arange(24).reshape(8, 3) % 17
+        model.fit(x, np.ones((8, 3, 4)), batch_size=4, epochs=5, verbose=0)
+        return model.get_weights()
+
+    assert_identical(fit(lambda o: LayerwiseOptimizer(o, {})), fit(lambda o: o))
+
+
+@pytest.mark.tensorflow_only
+def test_inside_keras_loss_scaling():
+    def run(wrap):
+        import tensorflow as tf
+
+        variables = weights()
+        optimizer = optimizers.LossScaleOptimizer(wrap(optimizers.Adam(1e-3)))
+        optimizer.build(variables)
+        apply = tf.function(lambda grads: optimizer.apply(grads, variables))
+        for i, grads in enumerate(gradients(30, variables)):
+            bad = np.inf if i == 7 else 1.0  # such a step is left out
+            apply([tf.constant(g * bad, "float32") for g in grads])
+        return [v.numpy() for v in variables]
+
+    assert_equal_to_rounding(run(lambda o: LayerwiseOptimizer(o, {})), run(lambda o: o))
+
+
+@pytest.mark.tensorflow_only
+def test_autograph_does_not_rewrite_it(monkeypatch):
+    import tensorflow as tf
+
+    variables = weights()
+    optimizer = LayerwiseOptimizer(optimizers.Adam(1e-3), {})
+    optimizer.build(variables)
+    seen = []
+    update = optimizer.inner_optimizer.apply
+
+    def apply(*args):
+        seen.append(tf.__internal__.autograph.control_status_ctx().status.name)
+        update(*args)
+
+    monkeypatch.setattr(optimizer.inner_optimizer, "apply", apply)
+    tf.function(lambda: optimizer.apply([tf.ones(v.shape) for v in variables], variables))()
+    assert seen == ["DISABLED"]
+
+
+MIRRORED = """
+import keras, numpy as np, tensorflow as tf
+from keras_layerwise import LayerwiseOptimizer
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+
+def train(make, **options):
+    keras.utils.set_random_seed(0)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        layers = [keras.layers.Dense(5, name="body"), keras.layers.Dense(1, name="head")]
+        model = keras.Sequential([keras.Input((6,)), *layers])
+        rules = {"body": 0.1}
+        model.compile(LayerwiseOptimizer(make(), rules, model=model, **options), loss="mse")
+    model.fit(x, x[:, :1], batch_size=8, epochs=5, verbose=0, shuffle=False)
+    return model.get_weights()
+
+optimizers = keras.optimizers
+makes = (
+    lambda: optimizers.SGD(0.01, momentum=0.9),
+    lambda: optimizers.AdamW(1e-3),
+    lambda: optimizers.RMSprop(1e-3),
+    lambda: optimizers.Adagrad(0.01),
+)
+for make in makes:
+    for a, e in zip(train(make), train(make, fused=False), strict=True):
+        assert np.linalg.norm(a - e) <= 1e-6 * np.linalg.norm(e), make()
+"""
+
+
+@pytest.mark.tensorflow_only
+def test_replicas_are_updated_alike():
+    # A process of its own: devices are split before TensorFlow has started.
+    subprocess.run([sys.executable, "-c", MIRRORED], check=True, env=dict(os.environ))
+
+
+def test_the_configuration_keeps_it():
+    for value in (True, False):
+        optimizer = LayerwiseOptimizer(optimizers.Adam(), {}, fused=value)
+        assert LayerwiseOptimizer.from_config(optimizer.get_config()).fused is value
+
+
+def test_only_tensorflow_has_kernels():
+    assert (fused.update_of(optimizers.Adam()) is not None) == (
+        keras.backend.backend() == "tensorflow"
+    )

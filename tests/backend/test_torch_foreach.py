@@ -1,0 +1,84 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_layerwise.backend import torch_foreach as foreach
+from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
+from keras_layerwise.optimizer.rules import Rule
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="PyTorch's operations on lists"
+)
+
+O = keras.optimizers  # noqa: E741
+
+MAKERS = {
+    "sgd": lambda **k: O.SGD(0.01, **k),
+    "momentum": lambda **k: O.SGD(0.01, momentum=0.9, **k),
+    "nesterov": lambda **k: O.SGD(0.01, momentum=0.9, nesterov=True, **k),
+    "adam": lambda **k: O.Adam(1e-3, **k),
+    "adamw": lambda **k: O.AdamW(1e-3, **{"weight_decay": 0.1, **k}),
+    "adagrad": lambda **k: O.Adagrad(0.01, **k),
+}
+RULES = {
+    "w0": 0.1,
+    "w1": Rule(learning_rate=0.02, weight_decay=0.3),
+    "w2": Rule(multiplier=O.schedules.ExponentialDecay(1.0, 5, 0.5)),
+}
+
+
+class Subclass(O.Adam):
+    pass
+
+
+def train(make, dtype="float32", rules=RULES, steps=50, **options):
+    rng = np.random.default_rng(0)
+    weights = [
+        keras.Variable(rng.normal(size=(5, 3)) * 0.1, dtype=dtype, name=f"w{i}") for i in range(4)
+    ]
+    optimizer = LayerwiseOptimizer(make(), rules, **options)
+    optimizer.build(weights)
+    for step in range(steps):
+        if step == 10 and "late" in make.__name__:
+            optimizer.unfreeze("w3")
+        grads = [rng.normal(size=(5, 3)) * 10 ** rng.uniform(-4, 0) for _ in weights]
+        optimizer.apply([keras.ops.convert_to_tensor(g, dtype) for g in grads], weights)
+    return [keras.ops.convert_to_numpy(w) for w in weights]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.05, "use_ema": True}])
+@pytest.mark.parametrize("name", MAKERS)
+def test_equals_a_call_for_each_group(name, settings, dtype, monkeypatch):
+    expected = train(lambda: MAKERS[name](**settings), dtype, fused=False)
+    kind = type(MAKERS[name]())
+    monkeypatch.setattr(kind, "_parallel_update_step", None)  # and is not called for any
+    actual = train(lambda: MAKERS[name](**settings), dtype)
+    for a, e in zip(actual, expected, strict=True):
+        assert np.linalg.norm(a - e) <= 1e-6 * np.linalg.norm(e)
+
+
+def test_weights_that_count_their_own_steps_keep_their_group():
+    def late():
+        return O.Adam(1e-3)
+
+    rules = {"w0": 0.1, "w3": Rule(frozen=True)}
+    for a, e in zip(train(late, rules=rules), train(late, rules=rules, fused=False), strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+def test_one_group_is_left_to_keras():
+    for rules in ({}, {"*": 0.5}):
+        for a, e in zip(
+            train(MAKERS["adam"], rules=rules),
+            train(MAKERS["adam"], rules=rules, fused=False),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, e)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Subclass(), O.Adam(amsgrad=True), O.RMSprop(), O.Lion(), O.Lamb()]
+)
+def test_others_keep_their_groups(optimizer):
+    assert foreach.update_of(optimizer) is None

@@ -1,0 +1,335 @@
+"""The same assignment for the same weights, through every way of storing a model."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
+from tests.shared import models
+from tests.shared.models import fit, numpy, weights_of
+
+optimizers = keras.optimizers
+Falling = optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
+
+MODELS = {
+    "sequential": (models.sequential, "body", "head"),
+    "nested": (models.nested, "left/dense", "right"),
+    "shared": (models.shared, "twice", "head"),
+    "subclassed": (models.subclassed, "body", "head"),
+}
+
+
+def by_object(model, first, second):
+    return {
+        find(model, first): Rule(frozen=True),
+        find(model, second): Rule(multiplier=0.2, weight_decay=0.01),
+    }
+
+
+def find(model, path):
+    for name in path.split("/"):
+        model = next(layer for layer in model._flatten_layers() if layer.name == name)
+    return model
+
+
+SELECTORS = {
+    "object": by_object,
+    "name": lambda model, first, second: {first: Rule(frozen=True), second: 0.2},
+    "glob": lambda model, first, second: {
+        f"{first}/*": Rule(frozen=True),
+        "*/bias": Rule(learning_rate=Falling),
+    },
+    "regex": lambda model, first, second: {
+        re.compile(f"(.*/)?{first}/kernel"): Rule(frozen=True),
+        re.compile(".*bias"): 0.3,
+    },
+    "class": lambda model, first, second: {
+        find(model, first): Rule(frozen=True),
+        keras.layers.Dense: 0.4,
+    },
+    "callable": lambda model, first, second: {
+        lambda layer, weight: layer.name == first.rpartition("/")[2]: Rule(frozen=True),
+        lambda layer, weight: weight.name == "bias": Rule(learning_rate=0.002),
+    },
+}
+
+
+def trained(make, rules, first, second, fused=True):
+    model = make()
+    model(models.data()[0][:1])
+    optimizer = LayerwiseOptimizer(
+        optimizers.AdamW(0.01, weight_decay=0.1),
+        rules(model, first, second),
+        model=model,
+        fused=fused,
+    )
+    model.compile(optimizer, loss="mse")
+    fit(model)
+    return model
+
+
+def holds(optimizer):
+    """The assignment in terms that a reload does not change."""
+    return [
+        (s.path.rpartition("/")[2], s.label, s.rule.multiplier, s.rule.weight_decay, s.rule.frozen)
+        for s in optimizer._settings
+    ]
+
+
+def assert_same(model, again):
+    assert holds(again.optimizer) == holds(model.optimizer)
+    assert [a.learning_rate for a in again.optimizer.assignments] == pytest.approx(
+        [a.learning_rate for a in model.optimizer.assignments]
+    )
+    state, state_again = model.optimizer._state(), again.optimizer._state()
+    assert list(state_again) == list(state)
+    for name, value in state.items():
+        np.testing.assert_array_equal(numpy(state_again[name]), numpy(value), err_msg=name)
+
+
+@pytest.mark.parametrize("rules", SELECTORS.values(), ids=SELECTORS.keys())
+@pytest.mark.parametrize(("make", "first", "second"), MODELS.values(), ids=MODELS.keys())
+def test_a_keras_file_keeps_assignment_and_slots(make, first, second, rules, tmp_path):
+    model = trained(make, rules, first, second)
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    assert_same(model, again)
+    if keras.backend.backend() == "torch" and make is models.nested:
+        # Keras registers PyTorch's parameters by path. After a reload two layers share one, so
+        # one gradient is never set to zero again: with the bare optimizer, too.
+        return
+    fit(model)
+    fit(again)
+    for expected, found in zip(weights_of(model), weights_of(again), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_frozen_body_stays_frozen_after_a_reload(tmp_path):
+    """Where keras.optimizers.MultiOptimizer lets it train: the path lost its prefix."""
+    model = trained(models.nested, lambda *_: {"left": Rule(frozen=True)}, "", "")
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    left = [numpy(w) for w in again.get_layer("left").weights]
+    fit(again)
+    for before, weight in zip(left, again.get_layer("left").weights, strict=True):
+        np.testing.assert_array_equal(numpy(weight), before)
+
+
+LOADER = """
+import json, sys
+IMPORTS
+model = keras.models.load_model(sys.argv[1])
+print(json.dumps([[a.path, a.rule, a.multiplier, a.frozen] for a in model.optimizer.assignments]))
+"""
+
+
+@pytest.mark.parametrize(
+    "imports", ["import keras\nimport keras_layerwise", "import keras_layerwise\nimport keras"]
+)
+def test_loading_in_a_new_process_needs_only_the_import(imports, tmp_path):
+    rules = {
+        lambda layer, weight: layer.name == "body": Rule(frozen=True),
+        lambda layer, weight: weight.name == "bias": 0.3,
+    }
+    model = trained(models.sequential, lambda *_: rules, "", "")
+    model.save(tmp_path / "m.keras")
+    found = subprocess.run(
+        [sys.executable, "-c", LOADER.replace("IMPORTS", imports), str(tmp_path / "m.keras")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert json.loads(found.stdout.splitlines()[-1]) == [
+        [a.path, a.rule, a.multiplier, a.frozen] for a in model.optimizer.assignments
+    ]
+
+
+def test_a_model_saved_before_its_first_step(tmp_path):
+    model = models.sequential()
+    rules = {
+        model.get_layer("body"): Rule(frozen=True),
+        re.compile(".*bias", re.IGNORECASE): Rule(learning_rate=Falling),
+        "head": 0.5,
+    }
+    model.compile(LayerwiseOptimizer("adam", rules), loss="mse")
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    fit(model, epochs=1)
+    fit(again, epochs=1)
+    assert [s.rule.frozen for s in again.optimizer._settings] == [True, True] + [False] * 4
+    for expected, found in zip(weights_of(model), weights_of(again), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("mutate", ["one more layer", "another shape", "another name"])
+def test_a_model_that_does_not_fit_is_an_error(mutate):
+    model = trained(models.sequential, lambda *_: {"body": 0.1}, "", "")
+    optimizer = LayerwiseOptimizer.from_config(model.optimizer.get_config())
+    widths = {"one more layer": (6, 6, 2), "another shape": (7, 2), "another name": (6, 2)}[mutate]
+    layers = [keras.layers.Dense(width) for width in widths]
+    if mutate == "another name":
+        layers.insert(1, keras.layers.PReLU())
+        layers.insert(2, keras.layers.BatchNormalization(center=False))
+    else:
+        layers.insert(1, keras.layers.BatchNormalization())
+    other = keras.Sequential([keras.Input((4,)), *layers])
+    other.compile(optimizer, loss="mse")
+    before = weights_of(other)
+    with pytest.raises(RuleError, match="stored assignment"):
+        fit(other)
+    for a, b in zip(before, weights_of(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("make", "first", "second"), MODELS.values(), ids=MODELS.keys())
+def test_weights_files_keep_what_changed_at_run_time(make, first, second, tmp_path):
+    """A resumed run begins with the user's rules and goes on with what held."""
+    model = trained(make, SELECTORS["name"], first, second)
+    model.optimizer.unfreeze(first)
+    model.optimizer.set_multiplier(second, 0.7)
+    fit(model)
+    model.save_weights(tmp_path / "m.weights.h5")
+
+    again = trained(make, SELECTORS["name"], first, second)
+    again.load_weights(tmp_path / "m.weights.h5")
+    assert_same(model, again)
+    fit(model)
+    fit(again)
+    for expected, found in zip(weights_of(model), weights_of(again), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_slots_of_a_weight_that_is_frozen_now_are_kept(tmp_path):
+    model = trained(models.sequential, lambda *_: {"head": 0.5}, "", "")
+    model.optimizer.freeze("body")
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    assert_same(model, again)
+    again.optimizer.unfreeze("body")
+    assert np.any(numpy(again.optimizer._state()["momentums.0"]))
+
+
+def test_weights_of_another_optimizer_are_skipped_with_a_warning(tmp_path):
+    bare = models.sequential()
+    bare.compile("adam", loss="mse")
+    fit(bare)
+    bare.save_weights(tmp_path / "bare.weights.h5")
+    model = trained(models.sequential, lambda *_: {"head": 0.5}, "", "")
+    before = {name: numpy(v) for name, v in model.optimizer._state().items()}
+    with pytest.warns(UserWarning, match="skipped"):
+        model.load_weights(tmp_path / "bare.weights.h5")
+    for name, value in model.optimizer._state().items():
+        np.testing.assert_array_equal(numpy(value), before[name])
+    for expected, found in zip(weights_of(bare), weights_of(model), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def gradual(directory, epochs, stop_after=None):
+    """A run with gradual unfreezing that may be interrupted and taken up again."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == stop_after:
+                raise KeyboardInterrupt
+
+    model = models.sequential()
+    rules = {"body": Rule(multiplier=0.5, frozen=True), "bn": Rule(frozen=True)}
+    model.compile(LayerwiseOptimizer(optimizers.Adam(0.01), rules, model=model), loss="mse")
+    callbacks = [
+        GradualUnfreeze({1: "bn", 2: "body"}),
+        keras.callbacks.BackupAndRestore(directory, delete_checkpoint=False),
+        Stop(),
+    ]
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(model, epochs=epochs, callbacks=callbacks)
+    return model
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_backup_and_restore_goes_on_as_if_undisturbed(tmp_path, stop_after):
+    undisturbed = gradual(tmp_path / "a", 4)
+    gradual(tmp_path / "b", 4, stop_after=stop_after)
+    resumed = gradual(tmp_path / "b", 4)
+    assert_same(undisturbed, resumed)
+    for expected, found in zip(weights_of(undisturbed), weights_of(resumed), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize(("make", "first", "second"), MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("train_first", [True, False])
+def test_tf_checkpoint_keeps_assignment_and_slots(make, first, second, tmp_path, train_first):
+    import tensorflow as tf
+
+    model = trained(make, SELECTORS["name"], first, second)
+    model.optimizer.unfreeze(first)
+    fit(model)
+    path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(tmp_path / "ckpt")
+
+    again = make()
+    again(models.data()[0][:1])
+    rules = SELECTORS["name"](again, first, second)
+    again.compile(
+        LayerwiseOptimizer(optimizers.AdamW(0.01, weight_decay=0.1), rules, model=again), loss="mse"
+    )
+    if train_first:
+        fit(again)
+    tf.train.Checkpoint(model=again, optimizer=again.optimizer).restore(path)
+    again.optimizer.build(again.trainable_variables)
+    assert_same(model, again)
+    fit(model)
+    fit(again)
+    for expected, found in zip(weights_of(model), weights_of(again), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_under_mixed_precision_a_reload_keeps_everything(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = trained(models.sequential, SELECTORS["name"], "body", "head")
+        model.save(tmp_path / "m.keras")
+        again = keras.models.load_model(tmp_path / "m.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    inner, inner_again = model.optimizer.inner_optimizer, again.optimizer.inner_optimizer
+    assert holds(inner) == holds(inner_again)
+    for name, value in inner._state().items():
+        np.testing.assert_array_equal(numpy(inner_again._state()[name]), numpy(value))
+    assert float(again.optimizer.dynamic_scale.numpy()) == float(
+        model.optimizer.dynamic_scale.numpy()
+    )
+
+
+def test_a_config_is_json_and_makes_the_same_optimizer():
+    model = trained(models.sequential, SELECTORS["glob"], "body", "head", fused=False)
+    config = json.loads(json.dumps(model.optimizer.get_config()))
+    again = LayerwiseOptimizer.from_config(config)
+    assert not again.fused
+    again.build(model.trainable_variables)
+    assert holds(again) == holds(model.optimizer)
+
+
+def test_the_position_of_a_weight_decides_not_its_path():
+    """Two models built one after the other have other automatic names."""
+
+    def automatic():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+
+    model = automatic()
+    first = model.layers[0].name
+    model.compile(LayerwiseOptimizer("adam", {first: 0.1}, model=model), loss="mse")
+    fit(model)
+    other = automatic()
+    assert other.layers[0].name != first
+    other.compile(LayerwiseOptimizer.from_config(model.optimizer.get_config()), loss="mse")
+    fit(other)
+    assert [a.multiplier for a in other.optimizer.assignments] == [0.1, 0.1, 1.0, 1.0]

@@ -1,0 +1,79 @@
+"""Logs for the tab's tests, written with the package's own writer and without training."""
+
+import contextlib
+import hashlib
+
+import numpy as np
+
+from keras_layerwise.storage import schema
+from keras_layerwise.storage.events import EventWriter
+from keras_layerwise.storage.record import Record
+
+HOSTILE = '<img src=x onerror="window.top.hacked=1">/<b>bold</b>&amp;%{y}'
+
+
+def rows(*names, frozen=(), still=()):
+    return tuple(schema.Row(name, name not in still, name in frozen, 100) for name in names)
+
+
+@contextlib.contextmanager
+def writing(directory):
+    writer = EventWriter(directory)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def write_drift(run, statistics, rows, steps, values, alarms=()):
+    """One record per step; `values` maps a statistic to ``[record, row]``."""
+    with writing(run / schema.DRIFT_DIR) as writer:
+        series = {s: schema.Series("drift", rows, s, "the initial weights") for s in statistics}
+        for i, step in enumerate(steps):
+            writer.vectors(
+                [(series[s], schema.drift_tag(s, rows), values[s][i]) for s in statistics], step
+            )
+        _write_messages(writer, "alarms", schema.ALARMS, alarms)
+
+
+def write_rates(run, rows, steps, values, changes=()):
+    with writing(run / schema.RATES_DIR) as writer:
+        for step, line in zip(steps, values, strict=True):
+            writer.vector(schema.Series("rates", rows), schema.rates_tag(rows), line, step)
+        _write_messages(writer, "changes", schema.CHANGES, changes)
+
+
+def _write_messages(writer, kind, tag, messages):
+    # TensorBoard keeps one record per step and tag.
+    for step in sorted({message["step"] for message in messages}):
+        own = [message for message in messages if message["step"] == step]
+        writer.messages(schema.Series(kind), tag, own, step)
+
+
+def write_record(run, user, status="finished", weights=("start", "end"), **fields):
+    prints = ("hyperparameters", "runtime", "initial_weights", "final_weights")
+    sources = (repr(user), "machine", *weights)
+    record = Record(
+        {
+            "architecture": {"model": {"name": "net"}},
+            "training": {"optimizer": {"name": "adam", "learning_rate": 0.001}},
+            "regularization": {},
+            "runtime": {"python": "3.12"},
+            "user": user,
+        },
+        status=status,
+        started="2026-01-01T00:00:00+00:00",
+        fingerprints={
+            name: hashlib.sha256(source.encode()).hexdigest()
+            for name, source in zip(prints, sources, strict=True)
+        },
+        **fields,
+    )
+    with writing(run / schema.RECORD_DIR) as writer:
+        writer.messages(schema.Series("record"), schema.RECORD, [record.to_json()], 0)
+
+
+def growing(steps, count, seed=0):
+    """Values of layers that move the further the nearer they are to the head."""
+    speed = np.geomspace(0.01, 1, count) * np.random.default_rng(seed).uniform(0.7, 1.3, count)
+    return np.sqrt(np.asarray(steps, float)[:, None] + 1) * speed * 0.05

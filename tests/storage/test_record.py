@@ -1,0 +1,175 @@
+"""The record: plain values, fingerprints, differences, one file."""
+
+import dataclasses
+import enum
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_layerwise.storage.record import (
+    ABSENT,
+    GROUPS,
+    Difference,
+    Record,
+    RecordError,
+    fingerprint,
+    flat,
+    load_record,
+    plain,
+    save_record,
+)
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+)
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass
+class Settings:
+    depth: int
+    path: Path
+
+
+def record(**user):
+    return Record({**{group: {} for group in GROUPS}, "user": user})
+
+
+@given(st.dictionaries(st.text(), values))
+def test_the_order_of_keys_does_not_change_a_fingerprint(value):
+    assert fingerprint(plain(value)) == fingerprint(plain(dict(reversed(value.items()))))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [({"a": 1}, {"a": 2}), ({"a": 1}, {"a": 1.0}), ({"a": 1}, {"a": True})]
+)
+def test_another_value_or_type_is_another_fingerprint_and_a_difference(one, other):
+    assert fingerprint(one) != fingerprint(other)
+    assert record(**one).diff(record(**other)) == (Difference("user/a", one["a"], other["a"]),)
+
+
+def test_the_fingerprint_of_a_record_leaves_the_runtime_out():
+    one = Record({"training": {"epochs": 1}, "runtime": {"backend": "jax"}})
+    other = Record({"training": {"epochs": 1}, "runtime": {"backend": "torch"}})
+    assert one.fingerprint == other.fingerprint
+    assert one.diff(other) == (Difference("runtime/backend", "jax", "torch"),)
+
+
+def test_what_one_side_does_not_have_is_absent():
+    assert record(a=1).diff(record()) == (Difference("user/a", 1, ABSENT),)
+
+
+@given(st.dictionaries(st.text(), values))
+def test_plain_values_stay_as_they_are(value):
+    def finite(inner):
+        if isinstance(inner, dict):
+            return {key: finite(member) for key, member in inner.items()}
+        if isinstance(inner, list):
+            return [finite(member) for member in inner]
+        return str(inner) if isinstance(inner, float) and not math.isfinite(inner) else inner
+
+    assert plain(value) == finite(value)
+
+
+def test_users_values_become_plain():
+    given_values = {
+        "float": np.float32(0.5),
+        "array": np.arange(3),
+        "color": Color.RED,
+        "settings": Settings(3, Path("a") / "b"),
+        "tuple": (1, 2),
+        "set": {2, 1},
+        "infinite": float("inf"),
+        1: "number as key",
+    }
+    assert plain(given_values) == {
+        "float": 0.5,
+        "array": [0, 1, 2],
+        "color": "RED",
+        "settings": {"depth": 3, "path": str(Path("a") / "b")},
+        "tuple": [1, 2],
+        "set": [1, 2],
+        "infinite": "inf",
+        "1": "number as key",
+    }
+
+
+@pytest.mark.parametrize("bad", [object(), b"bytes", len, 1j])
+def test_what_cannot_be_stored_is_named_by_its_key(bad):
+    with pytest.raises(TypeError, match=r"'model/layers/1/kind'"):
+        plain({"model": {"layers": [{}, {"kind": bad}]}})
+
+
+def test_keys_that_become_one_are_refused():
+    with pytest.raises(ValueError, match="both stored as '1'"):
+        plain({1: "a", "1": "b"})
+    with pytest.raises(ValueError, match="both called 'a/b'"):
+        flat({"a": {"b": 1}, "a/b": 2})
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path):
+    written = dataclasses.replace(
+        record(name='he said "hi" \\ 日本語', n=1), status="failed", error="ValueError: no"
+    )
+    save_record(written, tmp_path / "run")
+    assert load_record(tmp_path / "run") == written
+    assert load_record(tmp_path / "run" / "hyperparameters.json") == written
+
+
+def test_the_file_is_canonical_and_readable(tmp_path):
+    path = save_record(record(b=1, a="日本語"), tmp_path)
+    text = path.read_text("utf-8")
+    assert text == json.dumps(json.loads(text), sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+    assert '"a": "日本語"' in text
+    assert [p.name for p in tmp_path.iterdir()] == ["hyperparameters.json"]
+
+
+def test_a_write_that_fails_leaves_the_record_that_was_there(tmp_path, monkeypatch):
+    save_record(record(a=1), tmp_path)
+
+    def full(_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_record(record(a=2), tmp_path)
+    assert load_record(tmp_path)["user"] == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["hyperparameters.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "has no hyperparameters.json"),
+        ("{", "can not be read"),
+        ("[]", "no version"),
+        ('{"version": 99}', "version 99"),
+        ('{"version": 1, "user": {}}', "no complete record"),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "hyperparameters.json").write_text(content)
+    with pytest.raises(RecordError, match=message):
+        load_record(tmp_path)
+
+
+def test_reading_a_record_imports_no_keras(tmp_path):
+    save_record(record(a=1), tmp_path)
+    code = (
+        "import sys, keras_layerwise as kl; kl.load_record(sys.argv[1]);"
+        "assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)

@@ -1,0 +1,337 @@
+"""The tab's server side: through a real TensorBoard over HTTP, with both loaders."""
+
+import argparse
+import csv
+import io
+import json
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+
+from keras_layerwise.storage import schema
+from keras_layerwise.tab.columns import join
+from keras_layerwise.tab.plugin import LayerwiseLoader
+from keras_layerwise.tab.reading import merge_rows
+from tests.shared import tab_browser
+from tests.shared.tab_logs import (
+    HOSTILE,
+    growing,
+    rows,
+    write_drift,
+    write_rates,
+    write_record,
+    writing,
+)
+
+LAYERS = rows("embed", HOSTILE, "head", frozen=["embed"])
+STEPS = list(range(3000))
+ALARM = schema.alarm("frozen_moved", "embed", 700, "embed is frozen, but moved")
+
+
+def raw(tag, content, tensor):
+    """A summary of the plugin's name that the package did not write."""
+    data = SummaryMetadata.PluginData(plugin_name=schema.PLUGIN, content=content)
+    value = Summary.Value(tag=tag, tensor=tensor)
+    value.metadata.CopyFrom(SummaryMetadata(plugin_data=data, data_class=2))
+    return Summary(value=[value])
+
+
+def doubles(*values):
+    shape = {"dim": [{"size": len(values)}]}
+    return TensorProto(dtype=2, tensor_shape=shape, double_val=values)
+
+
+def texts(*values):
+    shape = {"dim": [{"size": len(values)}]}
+    return TensorProto(dtype=7, tensor_shape=shape, string_val=values)
+
+
+@pytest.fixture(scope="module")
+def values():
+    found = growing(STEPS, len(LAYERS)).astype("f4")
+    found[1234, 2] = 1e6  # one record that must be seen in every picture
+    return found
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory, values):
+    root = tmp_path_factory.mktemp("logs")
+    write_drift(root / "good", ["l2"], LAYERS, STEPS, {"l2": values}, [ALARM])
+    write_rates(root / "good", LAYERS, [0, 10], [[1, 2, 3], [4, 5, 6]])
+    write_record(root / "good", {"dataset": "digits", "folds": 1, "rate": 1.0, "inf": "inf"})
+    first, second = rows("a", "c"), rows("a", "b", "c")
+    write_drift(root / "grown", ["l2"], first, [0, 1], {"l2": [[1, 2], [3, 4]]})
+    write_drift(root / "grown", ["l2"], second, [2], {"l2": [[5, 6, 7]]})
+    described = schema.Series("drift", rows("a"), "l2").to_bytes()
+    foreign = {
+        "unparsed": raw(schema.drift_tag("l2"), b"\x00not json", doubles(1.0)),
+        "wrong_shape": raw(schema.drift_tag("l2"), described, doubles(1.0, 2.0)),
+        "wrong_message": raw(schema.ALARMS, schema.Series("alarms").to_bytes(), texts(b"{", b"1")),
+        "wrong_record": raw(schema.RECORD, schema.Series("record").to_bytes(), texts(b"{}")),
+        "numbers_for_messages": raw(
+            schema.ALARMS, schema.Series("alarms").to_bytes(), doubles(1.0, 2.0)
+        ),
+        "same_names": raw(
+            schema.drift_tag("l2"),
+            schema.Series("drift", rows("a", "a"), "l2").to_bytes(),
+            doubles(1.0, 2.0),
+        ),
+        "unknown_statistic": raw(
+            schema.drift_tag("l2"), schema.Series("drift", rows("a"), "beauty").to_bytes(), texts()
+        ),
+    }
+    for name, summary in foreign.items():
+        with writing(root / "foreign" / name) as writer:
+            writer.summary(summary, 0)
+    with writing(root / "said_twice" / schema.DRIFT_DIR) as writer:
+        for row in "ab":
+            message = schema.alarm("nonfinite", row, 5, row)
+            writer.messages(schema.Series("alarms"), schema.ALARMS, [message], 5)
+    torn = root / "torn" / schema.DRIFT_DIR
+    write_drift(root / "torn", ["l2"], rows("a"), [0, 1], {"l2": [[1], [2]]})
+    (file,) = torn.iterdir()
+    file.write_bytes(file.read_bytes()[:-7])
+    return root
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["fast", "slow"])
+def board(request, logdir):
+    with tab_browser.tensorboard(logdir, load_fast=request.param) as found:
+
+        def loaded():
+            runs = {run["name"]: run for run in ask(found, "runs")["runs"]}
+            last = runs.get("good", {}).get("stamps", {}).get("l2", [""])[0]
+            return last.startswith(f"{STEPS[-1]}/") and {"grown", "torn"} <= runs.keys()
+
+        tab_browser.wait_for(loaded, "the runs")
+        yield found
+
+
+def ask(board, route, **parameters):
+    status, _, body = board.get(f"data/plugin/layerwise/{route}", **parameters)
+    assert status == 200, body
+    return json.loads(body)
+
+
+def matrix(board, **parameters):
+    status, _, body = board.get("data/plugin/layerwise/matrix", **parameters)
+    assert status == 200, body
+    (size,) = struct.unpack("<I", body[:4])
+    header = json.loads(body[4 : 4 + size])
+    shape = (len(header["rows"]), len(header["first"]))
+    return header, np.frombuffer(body[4 + size :], "<f4").reshape(shape)
+
+
+class TestEntryPoint:
+    def test_it_loads_nothing_heavy(self):
+        code = (
+            "import sys, keras_layerwise.tab.plugin\n"
+            "print({'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert run.stdout.strip() == "set()", run.stderr
+
+    def test_all_records_are_kept_unless_the_user_says_how_many(self):
+        flags = argparse.Namespace(samples_per_plugin={"images": 3})
+        LayerwiseLoader().fix_flags(flags)
+        assert flags.samples_per_plugin == {"images": 3, "layerwise": 0}
+        flags = argparse.Namespace(samples_per_plugin={"layerwise": 7})
+        LayerwiseLoader().fix_flags(flags)
+        assert flags.samples_per_plugin == {"layerwise": 7}
+
+    def test_tensorboard_lists_the_tab(self, board):
+        listing = json.loads(board.get("data/plugins_listing")[2])
+        assert listing["layerwise"]["enabled"]
+        assert listing["layerwise"]["tab_name"] == "Layerwise"
+
+
+class TestJoin:
+    values = arrays(
+        np.float32,
+        st.tuples(st.integers(1, 40), st.integers(1, 3)),
+        elements=st.one_of(st.floats(-9, 9, width=32), st.just(np.nan), st.just(np.inf)),
+    )
+
+    @pytest.mark.parametrize("statistic", ["cosine", "mean_shift", "std_shift", "l2"])
+    @given(values=values, limit=st.integers(1, 12))
+    def test_each_column_shows_the_value_that_stands_out_most(self, statistic, values, limit):
+        steps = np.arange(len(values)) * 10
+        found = join(steps, values, limit, statistic)
+        assert found.values.shape == (values.shape[1], min(len(values), limit))
+        assert found.first[0] == steps[0]
+        assert found.last[-1] == steps[-1]
+        assert (found.first[1:] == found.last[:-1] + 10).all()
+        for column, (first, last) in enumerate(zip(found.first, found.last, strict=True)):
+            for row in range(values.shape[1]):
+                members = values[first // 10 : last // 10 + 1, row]
+                members = members[~np.isnan(members)]
+                shown = found.values[row, column]
+                if not members.size:
+                    assert np.isnan(shown)
+                elif statistic == "cosine":
+                    assert shown == members.min()
+                elif statistic in {"mean_shift", "std_shift"}:
+                    assert shown in members
+                    assert abs(shown) == abs(members).max()
+                else:
+                    assert shown == members.max()
+
+    def test_where_there_is_room_nothing_changes(self):
+        values = np.array([[1, 2], [np.nan, 4]], "f4")
+        found = join(np.array([3, 5]), values, 2, "l2")
+        np.testing.assert_array_equal(found.values, values.T)
+        assert found.first.tolist() == found.last.tolist() == [3, 5]
+
+    def test_rows_that_appear_later_come_where_the_model_has_them(self):
+        merged = merge_rows([rows("a", "d"), rows("a", "b", "d", "e"), rows("c", "d")])
+        assert [row.name for row in merged] == ["c", "a", "b", "d", "e"]
+
+
+class TestRuns:
+    def test_the_directories_of_a_run_are_one_run(self, board):
+        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        assert not any(name.endswith(("/drift", "/rates")) for name in runs)
+        good = runs["good"]
+        assert good["statistics"] == ["l2"]
+        assert set(good["stamps"]) == {"l2", "rates", "alarms", "record"}
+        assert good["rows"][0] == {
+            "name": "embed", "trainable": True, "frozen": True, "parameters": 100
+        }  # fmt: skip
+        assert good["alarms"] == [ALARM]
+        assert good["problems"] == []
+
+    def test_a_log_directory_may_be_a_run_itself(self, logdir):
+        with tab_browser.tensorboard(logdir / "good") as found:
+            runs = tab_browser.wait_for(lambda: ask(found, "runs")["runs"], "the run")
+            assert [run["name"] for run in runs] == ["."]
+            header, _ = tab_browser.wait_for(
+                lambda: matrix(found, run=".", topic="rates", columns=100), "its rates"
+            )
+            assert header["rows"] == [row.name for row in LAYERS]
+
+    def test_what_is_broken_breaks_its_own_run(self, board):
+        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        assert len(matrix(board, run="good", topic="l2", columns=100)[0]["rows"]) == 3
+        assert "Not plugin data" in runs["foreign/unparsed"]["problems"][0]
+        assert "unreadable message" in runs["foreign/wrong_message"]["problems"][0]
+        assert runs["foreign/numbers_for_messages"]["problems"]
+        assert "names that differ" in runs["foreign/same_names"]["problems"][0]
+        assert "beauty" in runs["foreign/unknown_statistic"]["problems"][0]
+        parameters = {"run": "foreign/wrong_shape", "topic": "l2", "columns": 100}
+        status, _, body = board.get("data/plugin/layerwise/matrix", **parameters)
+        assert status == 400
+        assert b"float64 (2,)" in body
+        status, _, body = board.get("data/plugin/layerwise/record", run="foreign/wrong_record")
+        assert status == 400
+        assert b"no record" in body
+
+    def test_messages_of_one_step_arrive_once_each(self, board):
+        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        assert [alarm["row"] for alarm in runs["said_twice"]["alarms"]] == ["a", "b"]
+
+    def test_a_torn_file_shows_what_is_whole(self, board):
+        header, found = matrix(board, run="torn", topic="l2", columns=100)
+        assert header["first"] == [0]
+        assert found.tolist() == [[1.0]]
+
+
+class TestMatrix:
+    def test_every_record_arrives_as_written(self, board, values):
+        header, found = matrix(board, run="good", topic="l2", columns=4000)
+        assert header["rows"] == [row.name for row in LAYERS]
+        assert header["first"] == header["last"] == STEPS
+        assert header["exact"]
+        np.testing.assert_array_equal(found, values.T)
+
+    def test_a_narrow_picture_hides_no_spike(self, board):
+        header, found = matrix(board, run="good", topic="l2", columns=100)
+        assert len(header["first"]) == 100
+        row, column = np.unravel_index(found.argmax(), found.shape)
+        assert (row, found[row, column]) == (2, 1e6)
+        assert header["first"][column] <= 1234 <= header["last"][column]
+
+    def test_a_quick_first_view_has_true_records_and_says_what_it_is(self, board, values):
+        header, found = matrix(board, run="good", topic="l2", columns=77, quick=1)
+        assert not header["exact"]
+        assert header["first"][0] >= 0
+        assert header["last"][-1] == STEPS[-1]
+        for column, (first, last) in enumerate(zip(header["first"], header["last"], strict=True)):
+            assert found[0, column] in values[first : last + 1, 0]
+
+    def test_a_quick_view_of_what_is_remembered_is_exact(self, board):
+        exact, found = matrix(board, run="good", topic="l2", columns=55)
+        quick, again = matrix(board, run="good", topic="l2", columns=55, quick=1)
+        assert exact == quick
+        np.testing.assert_array_equal(found, again)
+
+    def test_series_of_other_rows_are_one_picture(self, board):
+        (listed,) = (run for run in ask(board, "runs")["runs"] if run["name"] == "grown")
+        assert [row["name"] for row in listed["rows"]] == ["a", "b", "c"]
+        header, found = matrix(board, run="grown", topic="l2", columns=100)
+        assert header["rows"] == ["a", "b", "c"]
+        assert header["first"] == [0, 1, 2]
+        np.testing.assert_array_equal(found, [[1, 3, 5], [np.nan, np.nan, 6], [2, 4, 7]])
+
+    @pytest.mark.parametrize(
+        ("status", "parameters"),
+        [
+            (404, {"run": "absent", "topic": "l2", "columns": 100}),
+            (404, {"run": "good", "topic": "beauty", "columns": 100}),
+            (404, {"run": "../good", "topic": "l2", "columns": 100}),
+            (404, {"run": "/etc/passwd", "topic": "l2", "columns": 100}),
+            (400, {"run": "good", "topic": "l2"}),
+            (400, {"run": "good", "topic": "l2", "columns": "many"}),
+            (400, {"run": "good", "topic": "l2", "columns": "9" * 5000}),
+            (400, {"topic": "l2", "columns": 100}),
+        ],
+    )
+    def test_what_can_not_be_answered_is_said(self, board, status, parameters):
+        assert board.get("data/plugin/layerwise/matrix", **parameters)[0] == status
+
+
+class TestRecord:
+    def test_its_values_keep_their_types(self, board):
+        record = ask(board, "record", run="good")["record"]
+        assert record["status"] == "finished"
+        assert record["values"]["user/folds"] == "1"
+        assert record["values"]["user/rate"] == "1.0"
+        assert record["values"]["user/inf"] == '"inf"'
+        assert record["fingerprints"].keys() >= {"initial_weights", "final_weights"}
+
+    def test_a_run_may_have_none(self, board):
+        assert ask(board, "record", run="grown") == {"record": None}
+
+
+class TestFiles:
+    def test_csv_has_every_record_of_every_run(self, board, values):
+        status, headers, body = board.get(
+            "data/plugin/layerwise/csv", run=["good", "grown"], topic="l2"
+        )
+        assert status == 200
+        assert headers["Content-Disposition"].startswith("attachment")
+        lines = list(csv.reader(io.StringIO(body.decode())))
+        assert lines[0] == ["run", "step", "embed", HOSTILE, "head", "a", "b", "c"]
+        assert len(lines) == 1 + len(STEPS) + 3
+        assert lines[5][:2] == ["good", "4"]
+        assert [np.float32(cell) for cell in lines[5][2:5]] == values[4].tolist()
+        assert lines[5][5:] == ["", "", ""]
+
+    def test_the_library_comes_with_its_licence_and_may_be_kept(self, board):
+        folder = "vendor/plotly.js-cartesian-dist-min-4.1.1"
+        route = f"data/plugin/layerwise/{folder}/plotly-cartesian.min.js"
+        status, headers, body = board.get(route)
+        assert status == 200
+        assert "max-age" in headers["Cache-Control"]
+        assert b"v4.1.1" in body[:200]
+
+    @pytest.mark.parametrize("name", ["../plugin.py", "%2e%2e/plugin.py", "README.md", "absent.js"])
+    def test_nothing_else_is_served(self, board, name):
+        assert board.get(f"data/plugin/layerwise/{name}")[0] == 404

@@ -1,0 +1,554 @@
+"""The tab in a real browser, on a started TensorBoard, over logs from a real ``fit``."""
+
+import csv
+import itertools
+import json
+import os
+import re
+import shutil
+import threading
+import urllib.parse
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_layerwise as kl
+from keras_layerwise.storage import schema
+from tests.shared import tab_browser
+from tests.shared.tab_logs import HOSTILE, growing, rows, write_drift, write_rates, write_record
+
+pytest.importorskip(
+    "playwright", reason="the page does not depend on the backend; the tests on TensorFlow drive it"
+)
+pytestmark = pytest.mark.skipif(
+    tab_browser.CHROMIUM is None, reason="looks at the page in Chromium, which is not installed"
+)
+
+FULL, DECAY = "full-rate", "layer-decay"
+ONE, BOTH = json.dumps([FULL]), json.dumps([FULL, DECAY])
+STEPS = list(range(0, 1001, 20))
+NAMES = ["stem", "block_1", HOSTILE, "head"]
+
+
+def fitted(log_dir, rules, rate=0.01):
+    """A short training with all callbacks; returns its WeightDrift."""
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((6,)), keras.layers.Dense(16, "relu", name="stem")]
+    layers += [keras.layers.BatchNormalization(name="stem_norm")]
+    for i in range(1, 7):
+        layers.append(keras.layers.Dense(16, "relu", name=f"block_{i}", kernel_regularizer="l2"))
+    layers += [keras.layers.BatchNormalization(name="norm"), keras.layers.Dense(1, name="head")]
+    model = keras.Sequential(layers)
+    # The norm's averages move although it is frozen: what the alarms are for.
+    frozen = {"stem": kl.Rule(frozen=True), "stem_norm": kl.Rule(frozen=True)}
+    optimizer = kl.LayerwiseOptimizer(keras.optimizers.Adam(rate), frozen | rules, model=model)
+    model.compile(optimizer, "mse")
+    drift = kl.WeightDrift(log_dir, update_freq=2)
+    callbacks = [
+        drift,
+        kl.LearningRateMonitor(log_dir),
+        kl.FreezeHyperparameters(log_dir, {"task": "sum", "multipliers": len(rules)}),
+        kl.GradualUnfreeze({8: "stem"}),
+        keras.callbacks.LearningRateScheduler(lambda epoch: rate * 0.9**epoch),
+    ]
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("f4")
+    with pytest.warns(UserWarning, match="is frozen and has moved"):
+        model.fit(x, x.sum(1, keepdims=True), 16, 20, verbose=0, callbacks=callbacks)
+    return drift
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """Two runs from ``fit``, and one that was written to show every kind of mark."""
+    root = tmp_path_factory.mktemp("logs")
+    decay = {f"block_{i}": 0.5 ** (7 - i) for i in range(1, 7)}
+    histories = {
+        name: fitted(root / name, rules).history
+        for name, rules in [(FULL, {"block_6": 0.5}), (DECAY, decay)]
+    }
+    values = growing(STEPS, len(NAMES))
+    values[:, 0] = np.where(np.array(STEPS) < 500, 0, values[:, 0])
+    layers = rows(*NAMES, frozen=["stem", "head"], still=["block_1"])
+    alarms = [
+        schema.alarm("frozen_moved", "stem", 300, f"{HOSTILE} stem is frozen, but moved"),
+        schema.alarm("trainable_still", HOSTILE, 400, "has not moved"),
+        schema.alarm("nonfinite", "head", 600, "3 elements are not finite"),
+    ]
+    run = root / HOSTILE.replace("/", "_")
+    statistics = {"relative_l2": values, "cosine": 1 - values, "mean_shift": -values}
+    write_drift(run, list(statistics), layers, STEPS, statistics, alarms)
+    changes = [schema.change("unfrozen", "stem", 500, None, None)]
+    write_rates(run, layers, STEPS, np.ones((len(STEPS), 4)) * [0, 1, 2, 3], changes)
+    write_record(run, {"title": HOSTILE})
+    return root, histories, run.name
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["fast", "slow"])
+def board(request, logs):
+    with tab_browser.tensorboard(logs[0], load_fast=request.param) as found:
+
+        def loaded():
+            runs = json.loads(found.get("data/plugin/layerwise/runs")[2])["runs"]
+            return len(runs) == 3 and all("record" in run["stamps"] for run in runs)
+
+        tab_browser.wait_for(loaded, "three runs")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with tab_browser.browser() as found:
+        yield found
+
+
+@pytest.fixture
+def page(chromium):
+    """A page that fails the test for an error, a violated policy or a request to elsewhere."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+    found = context.new_page()
+    found.set_default_timeout(tab_browser.PATIENCE * 1000)
+    wrong = []
+    found.on("pageerror", lambda error: wrong.append(str(error)))
+    found.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+    found.on("request", lambda request: "//127.0.0.1:" in request.url or wrong.append(request.url))
+    yield found
+    hacked = found.evaluate("window.hacked")
+    context.close()
+    assert [text for text in wrong if not text.startswith(("blob:", "data:"))] == []
+    assert hacked is None
+
+
+def opened(page, board, **choices):
+    query = "".join(f"&p.layerwise.{k}={urllib.parse.quote(v)}" for k, v in choices.items())
+    page.goto(f"{board.url}#layerwise{query}")
+    return tab_browser.tab(page)
+
+
+def chosen(page):
+    """The choices in the address."""
+    parts = [part.partition("=") for part in page.url.partition("#")[2].split("&")[1:]]
+    return {k.removeprefix("p.layerwise."): urllib.parse.unquote(v) for k, _, v in parts}
+
+
+def settle(tab, act):
+    """Acts, and waits until the page has drawn what followed."""
+    before = tab.locator("body").get_attribute("data-drawn")
+    act()
+    tab.locator(f"body[data-drawn]:not([data-drawn='{before}'])").wait_for()
+
+
+def point_at(page, tab, row, column, rows, columns, panel=0):
+    """Moves the mouse to the middle of a cell of the heat-map."""
+    plot = tab.locator("#heatmap .nsewdrag").nth(panel)
+    box = plot.bounding_box()
+    page.mouse.move(
+        box["x"] + box["width"] * (column + 0.5) / columns,
+        box["y"] + box["height"] * (row + 0.5) / rows,
+    )
+
+
+class TestPictures:
+    def test_the_number_in_the_hover_is_the_number_in_the_history(self, page, board, logs):
+        history = logs[1][FULL]
+        tab = opened(page, board, runs=ONE, stat="l2")
+        layers, steps = history["layers"], history["step"]
+        row, column = layers.index("head"), 3
+        point_at(page, tab, row, column, len(layers), len(steps))
+        tooltip = tab.locator("#tooltip")
+        tooltip.wait_for()
+        assert tooltip.locator("strong").inner_text() == "head"
+        assert tooltip.locator(".step").inner_text() == f"step {steps[column]}"
+        shown = np.float32(tooltip.locator(".value").inner_text())
+        assert shown == np.float32(history["l2"][column, row])
+        assert shown != 0
+
+    def test_layers_are_in_the_models_order_and_marked(self, page, board, logs):
+        tab = opened(page, board, runs=ONE)
+        tab.locator("#table summary").click()
+        names = tab.locator("#tables tbody th").all_inner_texts()
+        assert names == logs[1][FULL]["layers"]
+        states = tab.locator("#tables tbody td:nth-child(2)").all_inner_texts()
+        assert states[names.index("head")] == "trainable"
+        assert "non-trainable weights" in states
+
+    def test_each_run_says_what_is_frozen_in_it(self, page, board, logs):
+        def label():
+            return tab.locator("#heatmap .ytick").all_text_contents()[-1]
+
+        tab = opened(page, board, runs=json.dumps([logs[2]]))
+        assert label() == "⚠ ❄ head"
+        settle(tab, lambda: tab.locator("#runs label", has_text=FULL).click())
+        assert label() == "⚠ (❄) head"
+        for panel, frozen in enumerate([True, False]):
+            point_at(page, tab, 12, 3, 13, 40, panel)
+            tab.locator("#tooltip strong", has_text="head").wait_for()
+            wanted = "frozen layer" if frozen else "parameters"
+            assert tab.locator("#tooltip .hint").inner_text().endswith(wanted)
+            page.mouse.move(0, 0)
+
+    def test_alarms_are_seen_at_a_glance_and_lead_to_their_layer(self, page, board, logs):
+        tab = opened(page, board, runs=json.dumps([logs[2]]))
+        assert tab.locator("#alarms-title").inner_text() == "3 alarms"
+        shapes = tab.locator("#heatmap .scatterlayer path.point")
+        assert shapes.count() == 4
+        assert len({shapes.nth(i).get_attribute("d") for i in range(4)}) == 4
+        settle(tab, lambda: tab.locator("#alarms button").first.click())
+        assert json.loads(chosen(page)["layers"]) == ["stem"]
+
+    def test_the_list_of_runs_says_how_each_is(self, page, board, logs):
+        tab = opened(page, board, runs=ONE)
+        assert tab.locator("#run-count").inner_text() == "1 of 3 runs chosen"
+        (full,) = tab.locator("#runs label", has_text=FULL).all()
+        full.locator(".badge").wait_for()
+        assert full.inner_text().split() == [FULL, "⚠", "1", "alarm", "✔", "finished"]
+        (long,) = tab.locator("#runs label", has_text=logs[2]).all()
+        assert "3 alarms" in long.inner_text()
+        name = long.locator(".name")
+        assert name.get_attribute("title") == logs[2]
+        lines = "e => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight)"
+        assert name.evaluate(lines) < 1.5
+        assert name.evaluate("e => e.scrollWidth > e.clientWidth")  # its beginning is left out
+
+    @pytest.mark.parametrize("statistic", ["relative_l2", "cosine", "mean_shift"])
+    def test_every_colour_scale_has_a_legend(self, page, board, logs, statistic):
+        tab = opened(page, board, runs=json.dumps([logs[2]]), stat=statistic)
+        seen = set()
+        for scale, relative in itertools.product(["log", "linear"], ["layer", "all"]):
+            for name, value in {"scale": scale, "relative": relative}.items():
+                radio = tab.locator(f"input[name={name}][value={value}]")
+                if not radio.is_checked():
+                    settle(tab, lambda chosen=radio: chosen.locator("xpath=..").click())
+            legend = tab.locator("#heatmap .colorbar")
+            ticks = legend.locator(".cbaxis text").all_text_contents()
+            title = legend.locator(".cbtitle").text_content()
+            assert len(ticks) >= 2
+            assert ("own largest" in title) == (relative == "layer")
+            seen.add((*ticks, title))
+        assert len(seen) == 4
+
+    def test_several_runs_share_one_scale(self, page, board):
+        tab = opened(page, board, runs=BOTH)
+        assert tab.locator("#heatmap .heatmaplayer image, #heatmap g.hm image").count() == 2
+        assert tab.locator("#heatmap .colorbar").count() == 1
+
+    def test_runs_are_toggled_as_they_are_listed(self, page, board, logs):
+        tab = opened(page, board, runs=ONE)
+        settle(tab, lambda: tab.locator("#run-filter").fill("DECAY"))
+        for expected in ([FULL, DECAY], [FULL]):
+            settle(tab, lambda: tab.locator("#toggle-runs").click())
+            assert json.loads(chosen(page)["runs"]) == expected
+        settle(tab, lambda: tab.locator("#run-filter").fill(""))
+        for expected in ([], sorted([FULL, DECAY, logs[2]])):
+            settle(tab, lambda: tab.locator("#toggle-runs").click())
+            assert sorted(json.loads(chosen(page)["runs"])) == expected
+
+    def test_the_filter_narrows_the_rows(self, page, board):
+        tab = opened(page, board, runs=ONE)
+        settle(tab, lambda: tab.locator("#layer-filter").fill("HEA"))
+        assert tab.locator("#layer-count").inner_text().startswith("1 of ")
+        assert tab.locator("#heatmap .ytick").all_text_contents() == ["head"]
+
+
+class TestLines:
+    def test_a_click_shows_the_layer_its_rate_and_its_changes(self, page, board, logs):
+        tab = opened(page, board, runs=json.dumps([logs[2]]))
+        point_at(page, tab, 0, 10, len(NAMES), len(STEPS))
+        tab.locator("#tooltip").wait_for()
+        page.mouse.down()
+        settle(tab, page.mouse.up)
+        lines = tab.locator("#lines .scatterlayer .trace.scatter")
+        assert tab.locator("#chips button").all_inner_texts() == ["stem\n×"]
+        assert lines.count() == 3  # values, learning rate, alarm
+        assert tab.locator("#lines .y2title").text_content() == "Learning rate"
+        assert "unfrozen" in tab.locator("#lines .annotation").all_text_contents()
+        settle(tab, lambda: tab.locator("#chips button").click())
+        assert tab.locator("#lines").is_hidden()
+
+    def test_a_change_says_whose_it_is_where_several_layers_are_shown(self, page, board, logs):
+        tab = opened(page, board, runs=json.dumps([logs[2]]), layers='["stem", "head"]')
+        assert tab.locator("#lines .annotation").all_text_contents() == ["stem unfrozen"]
+
+    def test_a_layer_can_be_added_by_its_name(self, page, board):
+        tab = opened(page, board, runs=BOTH)
+        tab.locator("#add-layer").fill("head")
+        settle(tab, lambda: tab.locator("#add-layer").press("Enter"))
+        assert tab.locator("#lines .legend .traces").count() == 2
+
+    def test_the_rates_are_those_of_the_optimizer(self, page, board):
+        tab = opened(page, board, runs=ONE, layers='["head", "block_6", "stem"]')
+        head, half, stem = tab.locator("#lines").evaluate(
+            "chart => chart.data.filter(t => t.yaxis === 'y2').map(t => [t.y[0], t.y.at(-1)])"
+        )
+        assert head == [np.float32(0.01), pytest.approx(0.01 * 0.9**19)]
+        assert half == [np.float32(0.005), pytest.approx(0.005 * 0.9**19)]
+        assert stem == [0, pytest.approx(0.01 * 0.9**19)]
+
+
+class TestHyperparameters:
+    def test_runs_are_side_by_side_with_what_differs_on_top(self, page, board):
+        tab = opened(page, board, runs=BOTH)
+        sections = tab.locator("#hyperparameters details")
+        assert [s.get_attribute("data-key") for s in sections.all()][:2] == ["run", "differs"]
+        differing = tab.locator("#hyperparameters details[data-key=differs] tbody tr")
+        table = {
+            row.locator("th").inner_text(): row.locator("td").all_inner_texts()
+            for row in differing.all()
+        }
+        assert table["user/multipliers"] == ["1", "6"]
+        run = tab.locator("#hyperparameters details[data-key=run]")
+        assert run.locator(".badge.finished").count() == 2
+        assert run.locator(".badge.same", has_text="same start as").count() == 2
+        assert run.locator(".badge.same", has_text="same result as").count() == 0
+
+    def test_results_are_as_long_as_they_mean_something(self, page, board):
+        tab = opened(page, board, runs=ONE)
+        run = tab.locator("#hyperparameters details[data-key=run]")
+        loss = run.get_by_role("row", name="final loss")
+        text = loss.locator("td").inner_text()
+        assert float(text) > 0
+        assert len(text.lstrip("0.").replace(".", "")) <= 6
+
+    def test_one_run_is_grouped_as_in_the_inventory(self, page, board):
+        tab = opened(page, board, runs=ONE)
+        keys = [s.get_attribute("data-key") for s in tab.locator("#hyperparameters details").all()]
+        assert keys == ["run", "user", "training", "regularization", "architecture", "runtime"]
+        architecture = tab.locator("#hyperparameters details[data-key=architecture]")
+        architecture.locator("summary").click()
+        assert "block_3" in architecture.locator("table").inner_text()
+
+
+class TestTensorBoard:
+    def test_the_tab_is_there(self, page, board):
+        page.goto(board.url)
+        page.get_by_role("tab", name="Layerwise").click()
+        assert tab_browser.tab(page).locator("#heatmap").is_visible()
+
+    def test_dark_mode_follows(self, page, board):
+        tab = opened(page, board, layers='["head"]')
+        paper = "chart => getComputedStyle(chart.querySelector('.main-svg')).backgroundColor"
+
+        def brightness():
+            colours = [tab.locator(f"#{name}").evaluate(paper) for name in ("heatmap", "lines")]
+            colours.append(tab.locator("body").evaluate("b => getComputedStyle(b).backgroundColor"))
+            return [max(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
+
+        assert min(brightness()) > 200
+        page.get_by_label("Menu for changing light or dark theme").click()
+        settle(tab, lambda: page.get_by_text("Dark", exact=True).click())
+        assert max(brightness()) < 80
+
+    def test_choices_are_kept_in_the_address(self, page, board):
+        tab = opened(page, board)
+        settle(tab, lambda: tab.locator("#statistic").select_option("cosine"))
+        settle(tab, lambda: tab.get_by_text("Logarithmic", exact=True).click())
+        settle(tab, lambda: tab.locator("#runs label", has_text=DECAY).click())
+        kept = chosen(page)
+        assert (kept["stat"], kept["scale"]) == ("cosine", "log")
+        assert DECAY not in json.loads(kept["runs"])
+        page.reload()
+        tab = tab_browser.tab(page)
+        assert tab.locator("#statistic").input_value() == "cosine"
+        assert tab.locator("input[value=log]").is_checked()
+        assert not tab.locator("#runs label", has_text=DECAY).locator("input").is_checked()
+        page.get_by_role("tab", name="Text").click()
+        page.get_by_role("tab", name="Layerwise").click()
+        tab_browser.wait_for(lambda: chosen(page) == kept, "the choices in the address")
+
+    def test_another_address_is_followed(self, page, board):
+        tab = opened(page, board, stat="cosine")
+        address = f"{board.url}#layerwise&p.layerwise.stat=l2"
+        settle(tab, lambda: page.evaluate("url => { location = url }", address))
+        assert tab.locator("#statistic").input_value() == "l2"
+
+    def test_it_needs_no_eval_and_no_inline_script(self, page, board):
+        def stricter(route):
+            answer = route.fetch()
+            policy = answer.headers["content-security-policy"].replace("'unsafe-eval'", "")
+            route.fulfill(
+                response=answer, headers={**answer.headers, "content-security-policy": policy}
+            )
+
+        page.route("**/plugin_entry.html*", stricter)
+        tab = opened(page, board, layers='["head"]')
+        assert tab.locator("#lines .scatterlayer").count()
+
+    def test_a_run_that_is_being_written_grows_with_a_reload(self, page, tmp_path):
+        step = threading.Event()
+        more = threading.Event()
+
+        class Wait(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if epoch == 1:
+                    step.set()
+                    more.wait(tab_browser.PATIENCE)
+
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="only")])
+        model.compile("sgd", "mse")
+        callbacks = [
+            kl.WeightDrift(tmp_path / "run", flush_seconds=0.2),
+            kl.FreezeHyperparameters(tmp_path / "run"),
+            Wait(),
+        ]
+        data = np.ones((4, 2)), np.ones((4, 1))
+        training = threading.Thread(
+            target=model.fit, args=data, kwargs={"epochs": 4, "verbose": 0, "callbacks": callbacks}
+        )
+        with tab_browser.tensorboard(tmp_path) as board:
+            page.goto(f"{board.url}#layerwise")
+            training.start()
+            assert step.wait(tab_browser.PATIENCE)
+
+            def columns():
+                page.locator(".reload-button").click()
+                page.wait_for_timeout(300)
+                return (
+                    tab_browser.tab(page)
+                    .locator("#heatmap")
+                    .evaluate("c => c.data?.[0].z[0].length")
+                )
+
+            tab_browser.wait_for(lambda: columns() == 2, "two records")
+            tab = tab_browser.tab(page)
+            assert "running" in tab.locator("#runs .badge").inner_text()
+            more.set()
+            training.join(tab_browser.PATIENCE)
+            tab_browser.wait_for(lambda: columns() == 4, "four records")
+            tab_browser.wait_for(
+                lambda: "finished" in tab.locator("#runs .badge").inner_text() or columns() < 0,
+                "the end",
+            )
+
+    def test_without_a_chosen_run_it_says_so(self, page, board):
+        tab = opened(page, board, runs="[]")
+        assert tab.locator("#nothing").inner_text().startswith("No run is chosen")
+        assert tab.locator("main .card:visible").count() == 1
+        settle(tab, lambda: tab.locator("#runs label", has_text=FULL).click())
+        assert tab.locator("#nothing").is_hidden()
+
+    def test_an_empty_log_directory_says_what_to_do(self, page, tmp_path):
+        with tab_browser.tensorboard(tmp_path) as board:
+            tab = opened(page, board)
+            assert "WeightDrift" in tab.locator("#empty").inner_text()
+            assert tab.locator("#drift-card").is_hidden()
+
+
+class TestText:
+    def test_names_are_text_never_markup(self, page, board, logs):
+        tab = opened(page, board, runs=json.dumps([logs[2]]), layers=json.dumps([HOSTILE]))
+        tab.locator("#table summary").click()
+        for details in tab.locator("#hyperparameters details").all():
+            details.evaluate("d => { d.open = true }")
+        assert tab.locator("body").evaluate("b => b.querySelectorAll('img, b').length") == 0
+        assert tab.locator("#tables tbody th").nth(2).inner_text() == HOSTILE
+        assert tab.locator("#chips button").inner_text().startswith(HOSTILE)
+        assert HOSTILE in tab.locator("#alarms").inner_text()
+        assert HOSTILE in tab.locator("#hyperparameters").inner_text()
+        assert logs[2] in tab.locator("#runs").inner_text()
+        legend = tab.locator("#lines .legendtext").text_content()
+        assert legend.startswith("…")
+        assert HOSTILE.endswith(legend[1:])
+        point_at(page, tab, 2, 20, len(NAMES), len(STEPS))
+        assert tab.locator("#tooltip strong").inner_text() == HOSTILE
+        assert HOSTILE[-12:] in "".join(tab.locator("#heatmap .ytick").all_text_contents())
+
+
+class TestFiles:
+    def test_the_pictures_can_be_saved(self, page, board, tmp_path):
+        tab = opened(page, board, layers='["head"]')
+        for name in ("drift", "lines"):
+            with page.expect_download() as saved:
+                tab.locator(f"#{name}-png").click()
+            path = tmp_path / f"{name}.png"
+            saved.value.save_as(path)
+            content = path.read_bytes()
+            assert content.startswith(b"\x89PNG")
+            assert int.from_bytes(content[16:20]) > 1000  # pixels across
+
+    def test_the_data_can_be_saved(self, page, board, logs, tmp_path):
+        tab = opened(page, board, runs=BOTH, stat="l2")
+        with page.expect_download() as saved:
+            tab.locator("#drift-csv").click()
+        saved.value.save_as(tmp_path / "data.csv")
+        with (tmp_path / "data.csv").open(newline="") as file:
+            lines = list(csv.reader(file))
+        history = logs[1][DECAY]
+        assert lines[0] == ["run", "step", *history["layers"]]
+        assert lines[-1][:2] == [DECAY, str(history["step"][-1])]
+        np.testing.assert_array_equal(np.array(lines[-1][2:], "f4"), history["l2"][-1].astype("f4"))
+
+
+class TestScreenshot:
+    """The README's: ``KERAS_LAYERWISE_SCREENSHOT=docs/tab.png pytest -k Screenshot``."""
+
+    def test_the_page_as_the_readme_shows_it(self, page, logs, tmp_path):
+        for name in (FULL, DECAY):
+            shutil.copytree(logs[0] / name, tmp_path / "logs" / name)
+        page.set_viewport_size({"width": 1360, "height": 1180})
+        with tab_browser.tensorboard(tmp_path / "logs") as board:
+            choices = {"runs": BOTH, "scale": "log", "layers": '["stem", "block_3", "head"]'}
+            tab = opened(page, board, **choices)
+            tab.locator("#heatmap .heatmaplayer image").nth(1).wait_for()
+            point_at(page, tab, 3, 25, 12, 40)
+            tab.locator("#tooltip").wait_for()
+            path = os.environ.get("KERAS_LAYERWISE_SCREENSHOT", tmp_path / "tab.png")
+            page.screenshot(path=path)
+        assert Path(path).stat().st_size > 50_000
+
+
+class TestAccess:
+    def test_keys_alone_reach_layers_and_statistics(self, page, board):
+        tab = opened(page, board, runs=ONE)
+        tab.locator("#statistic").focus()
+        settle(tab, lambda: page.keyboard.press("ArrowDown"))
+        tab.locator("#table summary").focus()
+        page.keyboard.press("Enter")
+        tab.locator("#tables button").first.wait_for()
+        for _ in range(2):  # the table's own place for scrolling, then its first layer
+            page.keyboard.press("Tab")
+        focused = tab.locator("#tables button:focus")
+        focused.wait_for()
+        settle(tab, lambda: page.keyboard.press("Enter"))
+        assert focused.get_attribute("aria-pressed") == "true"
+        assert json.loads(chosen(page)["layers"]) == [focused.inner_text()]
+
+    def test_what_is_drawn_anew_keeps_the_focus(self, page, board):
+        tab = opened(page, board, runs=BOTH)
+        alarm = tab.locator("#alarms button").nth(1)
+        alarm.focus()
+        settle(tab, lambda: page.keyboard.press("Enter"))
+        assert alarm.evaluate("e => e === document.activeElement")
+        tab.locator("#chips button").focus()
+        settle(tab, lambda: page.keyboard.press("Enter"))
+        assert tab.locator("#add-layer").evaluate("e => e === document.activeElement")
+        box = tab.locator("#runs input").first
+        box.focus()
+        settle(tab, lambda: page.keyboard.press("Space"))
+        assert box.evaluate("e => e === document.activeElement")
+
+    def test_everything_has_a_name(self, page, board):
+        tab = opened(page, board, layers='["head"]')
+        nameless = tab.locator("body").evaluate(
+            """body => [...body.querySelectorAll("button, a, input, select, [role=img]")]
+                .filter(e => !e.closest("[hidden], .js-plotly-plot *"))
+                .filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
+                .map(e => e.outerHTML)"""
+        )
+        assert nameless == []
+        names = (
+            tab.locator("header")
+            .locator("button, a")
+            .evaluate_all("all => all.map(e => e.ariaLabel || e.textContent)")
+        )
+        assert len(names) == len(set(names)) == 5
+        label = tab.locator("#heatmap").get_attribute("aria-label")
+        assert "alarm" in label
+        assert "table below" in label
+
+    def test_the_table_has_the_pictures_values(self, page, board, logs):
+        history = logs[1][FULL]
+        tab = opened(page, board, runs=ONE, stat="l2")
+        tab.locator("#table summary").click()
+        last = tab.locator("#tables tbody tr td:last-child").all_inner_texts()
+        assert [np.float32(text) for text in last] == history["l2"][-1].astype("f4").tolist()
