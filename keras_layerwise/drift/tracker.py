@@ -101,7 +101,7 @@ def look(
     """
     if not (model.built and model.weights):
         return None
-    every = structure.sites(model)
+    every: tuple[structure.Site, ...] = structure.sites(model)
     chosen = every
     if select is not None:
         chosen = tuple(every[i] for i in selectors.select(select, every))
