@@ -88,7 +88,9 @@ class Reference:
     def difference(self, watched: Watched, position: int) -> npt.NDArray[Any]:
         """The elements of w - w₀ that this process holds, flat."""
         pairs = zip(watched.read()[position], self.pieces[position], strict=True)
-        parts = [arrays.host(w.array).reshape(-1) - arrays.host(r.array).reshape(-1) for w, r in pairs]
+        parts = [
+            arrays.host(w.array).reshape(-1) - arrays.host(r.array).reshape(-1) for w, r in pairs
+        ]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def is_whole(self, watched: Watched) -> bool:

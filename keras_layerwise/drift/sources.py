@@ -61,10 +61,10 @@ def of_arrays(values: Sequence[Any], chosen: Sequence[Site], every: Sequence[Sit
     if len(values) != len(chosen):
         position = {id(site.weight): i for i, site in enumerate(every)}
         values = [values[position[id(site.weight)]] for site in chosen]
-    arrays = [arrays.host(getattr(value, "value", value)) for value in values]
-    for site, array in zip(chosen, arrays, strict=True):
+    found = [arrays.host(getattr(value, "value", value)) for value in values]
+    for site, array in zip(chosen, found, strict=True):
         _check_shape(site, array, "The given reference", "Pass one array for each weight in order.")
-    return Reference.of(Watched([site.weight for site in chosen]), arrays)
+    return Reference.of(Watched([site.weight for site in chosen]), found)
 
 
 def of_model(other: Any, chosen: Sequence[Site], every: Sequence[Site]) -> Reference:

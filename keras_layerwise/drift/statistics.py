@@ -87,22 +87,22 @@ class DriftSums:
 
     @property
     def mean(self) -> Values:
-        """mean(w)."""
+        """The mean of w."""
         return self.table[:, columns.TOTAL] / self.count
 
     @property
     def std(self) -> Values:
-        """std(w), of the population."""
+        """The standard deviation of w, of the population."""
         return np.sqrt(self.table[:, columns.SCATTER] / self.count)
 
     @property
     def reference_mean(self) -> Values:
-        """mean(w₀)."""
+        """The mean of w₀."""
         return self.own[:, columns.TOTAL] / self.count
 
     @property
     def reference_std(self) -> Values:
-        """std(w₀)."""
+        """The standard deviation of w₀."""
         return np.sqrt(self.own[:, columns.SCATTER] / self.count)
 
 

@@ -68,7 +68,7 @@ class DriftRecord:
         blocks: the parts of the outline.
         by_block: for each statistic, one per block.
         whole: each statistic of all trained weights together.
-        alarms: what is wrong at this step.
+        alarms: what is wrong and was not said before.
         nonfinite: paths of the weights that are not finite.
     """
 
@@ -124,7 +124,9 @@ def look(
     blocks: tuple[Group, ...] = ()
     members = np.zeros(len(chosen), np.intp)
     if any(keys):
-        named = [(key or "(elsewhere)") + suffix for key, suffix in zip(keys, suffixes, strict=True)]
+        named = [
+            (key or "(elsewhere)") + suffix for key, suffix in zip(keys, suffixes, strict=True)
+        ]
         blocks, members = _grouped(named, chosen, trained, keys)
         blocks = tuple(replace(block, kind="") for block in blocks)
     return View(
@@ -210,6 +212,7 @@ class Tracker:
         self._frozen: Mask | None = None
         self._free: Mask | None = None  # at the last call of `still`
         self._moved = np.zeros(len(view.sites), bool)
+        self._said: set[tuple[str, str]] = set()  # kinds of alarms and rows
 
     def record(self, step: int) -> DriftRecord:
         """Compares the weights as they are now."""
@@ -234,9 +237,16 @@ class Tracker:
             blocks=view.blocks,
             by_block=by_block,
             whole=whole,
-            alarms=(
-                *alarms.frozen_moved([view.rows[i] for i in moved], step),
-                *alarms.nonfinite(_first_of_each(view, bad), step),
+            alarms=self._once(
+                alarms.frozen_moved(self._unsaid("frozen_moved", moved), step)
+                + alarms.nonfinite(
+                    [
+                        (row, path, count)
+                        for row, path, count in _first_of_each(view, bad)
+                        if ("nonfinite", row.name) not in self._said
+                    ],
+                    step,
+                )
             ),
             nonfinite=tuple(view.sites[i].path for i in np.flatnonzero(bad)),
         )
@@ -266,14 +276,25 @@ class Tracker:
             rate = (rates or {}).get(view.sites[i].path)
             if rate is not None:
                 known.setdefault(view.rows[view.groups[i]].name, rate)
-        return tuple(
+        return self._once(
             alarms.trainable_still(
-                [view.rows[i] for i in np.flatnonzero(watched & ~moved)],
-                [view.rows[i] for i in np.flatnonzero(watched)],
+                self._unsaid("trainable_still", np.flatnonzero(watched & ~moved)),
+                self._unsaid("trainable_still", np.flatnonzero(watched)),
                 known,
                 step,
             )
         )
+
+    def _unsaid(self, kind: str, rows: Iterable[int]) -> list[Group]:
+        """Those rows that no alarm of this kind was about."""
+        found = [self.view.rows[i] for i in rows]
+        return [row for row in found if (kind, row.name) not in self._said]
+
+    def _once(self, found: Iterable[Alarm]) -> tuple[Alarm, ...]:
+        """Remembers what is said, so that it is said once."""
+        found = tuple(found)
+        self._said |= {(alarm.kind, row) for alarm in found for row in alarm.rows}
+        return found
 
     def _values(
         self, sums: Sums, step: int
@@ -357,9 +378,7 @@ def _with_frozen(view: View, frozen: Mask) -> View:
         free = np.bincount(groups[~frozen], minlength=len(rows)) > 0
         if all(row.frozen != moves for row, moves in zip(rows, free, strict=True)):
             return rows
-        return tuple(
-            replace(row, frozen=not moves) for row, moves in zip(rows, free, strict=True)
-        )
+        return tuple(replace(row, frozen=not moves) for row, moves in zip(rows, free, strict=True))
 
     rows = renewed(view.rows, view.groups)
     blocks = renewed(view.blocks, view.members) if view.blocks else ()

@@ -27,6 +27,8 @@ _CACHED = 64
 _DIRECTORIES = {
     "record": schema.RECORD_DIR,
     "drift": schema.DRIFT_DIR,
+    "blocks": schema.DRIFT_DIR,
+    "frozen": schema.DRIFT_DIR,
     "alarms": schema.DRIFT_DIR,
     "rates": schema.RATES_DIR,
     "changes": schema.RATES_DIR,
@@ -50,6 +52,8 @@ class Source:
     @property
     def topic(self) -> str:
         """What the tag's values are about: a statistic, or the series' kind."""
+        if self.series.kind == "blocks" and self.series.facts is not None:
+            return f"blocks/{self.series.facts.name}"
         return self.series.statistic or self.series.kind
 
 
