@@ -24,18 +24,24 @@ if TYPE_CHECKING:
     from keras_layerwise.optimizer.presets import layer_decay as layer_decay
     from keras_layerwise.optimizer.rules import Assignment as Assignment
     from keras_layerwise.optimizer.rules import Rule as Rule
+    from keras_layerwise.storage.record import Record as Record
     from keras_layerwise.storage.record import load_record as load_record
+    from keras_layerwise.storage.sinks import CSVSink as CSVSink
+    from keras_layerwise.storage.sinks import Sink as Sink
 
 # A submodule must not share a public name: importing it would overwrite the attribute.
 _MODULES = {
     "Assignment": "optimizer.rules",
+    "CSVSink": "storage.sinks",
     "FreezeHyperparameters": "callbacks.freeze",
     "FrozenHyperparameterError": "errors",
     "GradualUnfreeze": "callbacks.unfreeze",
     "LayerwiseOptimizer": "optimizer.layerwise",
     "LearningRateMonitor": "callbacks.rate_monitor",
+    "Record": "storage.record",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
+    "Sink": "storage.sinks",
     "WeightDrift": "callbacks.weight_drift",
     "discriminative": "optimizer.presets",
     "inventory": "hyperparameters.inventory",
@@ -47,13 +53,16 @@ _MODULES = {
 __version__ = "0.1.0"
 __all__ = [
     "Assignment",
+    "CSVSink",
     "FreezeHyperparameters",
     "FrozenHyperparameterError",
     "GradualUnfreeze",
     "LayerwiseOptimizer",
     "LearningRateMonitor",
+    "Record",
     "Rule",
     "RuleError",
+    "Sink",
     "WeightDrift",
     "__version__",
     "discriminative",

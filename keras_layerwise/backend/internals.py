@@ -1,19 +1,225 @@
-"""Steps that Keras has compiled, traced anew."""
+"""Gives every private name of Keras, NumPy and TensorFlow that this package needs a public word.
 
+Each function's docstring is the promise that the rest of the package relies on;
+``tests/backend/test_internals.py`` holds each on every backend and on the
+oldest versions. Methods that are missing are an error when this module is
+imported, attributes when they are read: nothing here turns into None.
+"""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+
+AVERAGES = "_model_variables_moving_average"
+"""Attribute of an optimizer that lists the moving averages of the weights it trains."""
+
+
+def _require(owner: type, *names: str) -> None:
+    missing = [name for name in names if not hasattr(owner, name)]
+    if missing:
+        raise ImportError(
+            f"Keras {keras.version()} has no {owner.__name__}.{', '.join(missing)}, which "
+            "keras_layerwise replaces or calls. Install a version of Keras that "
+            "keras_layerwise names in its requirements."
+        )
+
+
+_require(
+    keras.optimizers.Optimizer,
+    "_apply_weight_decay",
+    "_backend_update_step",
+    "_get_variable_index",
+    "_track_variable",
+    "_use_weight_decay",
+    "_var_key",
+)
+
+
+# Backend.
+
+
+def backend() -> str:
+    """Names the backend that computes: ``"tensorflow"``, ``"jax"`` or ``"torch"``."""
+    name: str = keras.backend.backend()
+    return name
+
+
+# Layers.
+
+
+def sublayers(layer: Any) -> tuple[Any, ...]:
+    """Lists the layers directly inside `layer`, in its own order."""
+    return tuple(layer._layers)
+
+
+def own_weights(layer: Any) -> list[Any]:
+    """Lists the weights that `layer` itself made, without those of its sublayers."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def own_state(layer: Any) -> list[Any]:
+    """Lists the weights that `layer` itself made and that are never trained.
+
+    Moving averages are among them. Setting ``layer.trainable`` moves no weight
+    between this list and the trainable ones.
+    """
+    return list(layer._non_trainable_variables)
+
+
+def is_state(layer: Any, weight: Any) -> bool:
+    """Whether `weight` belongs to `layer` itself and is never trained."""
+    return any(weight is own for own in layer._non_trainable_variables)
+
+
+def trainable_flag(layer: Any) -> bool:
+    """Reads the flag of `layer` alone, without asking what is inside or around it."""
+    return bool(layer._trainable)
+
+
+def set_trainable_flag(layer: Any, value: bool) -> None:
+    """Sets the flag of `layer` alone, and of nothing inside it."""
+    layer._trainable = value
+
+
+def seed_generators(layer: Any) -> list[Any]:
+    """Gives the list of random generators that `layer` itself keeps; changes to it hold."""
+    found: list[Any] = layer._seed_generators
+    return found
+
+
+@contextlib.contextmanager
+def unlocked(layer: Any) -> Iterator[None]:
+    """Lets attributes with state be added to a built `layer`."""
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
+
+
+# Graphs.
+
+
+def graph_levels(model: Any) -> list[list[Any]] | None:
+    """Lists the nodes of a model's own graph level by level, from the inputs on.
+
+    Each node has ``operation`` and ``parent_nodes``. None where the model has
+    no graph, as a subclassed one.
+    """
+    function = getattr(model, "_functional", None) or model
+    if not hasattr(function, "_nodes_by_depth"):
+        return None
+    by_depth = function._nodes_by_depth
+    return [list(by_depth[depth]) for depth in sorted(by_depth, reverse=True)]
+
+
+# Optimizers.
+
+
+def step_counter(optimizer: Any) -> Any:
+    """Gives the variable that counts the optimizer's updates, accumulated ones not counted."""
+    return optimizer._iterations
+
+
+def state_of(optimizer: Any) -> list[Any]:
+    """Lists every variable that the optimizer tracks, in the order in which they were made."""
+    return list(optimizer._variables)
+
+
+def trained_by(optimizer: Any) -> list[Any]:
+    """Lists the weights that the optimizer was built with; empty before."""
+    return list(optimizer._trainable_variables)
+
+
+def set_trained(optimizer: Any, weights: Sequence[Any]) -> None:
+    """Replaces the weights that the optimizer updates and averages, past any tracking."""
+    object.__setattr__(optimizer, "_trainable_variables", list(weights))
+
+
+def key_of(optimizer: Any, weight: Any) -> Any:
+    """Gives what the optimizer knows a weight by; equal for one variable always."""
+    return optimizer._var_key(weight)
+
+
+def index_of(optimizer: Any, weight: Any) -> int:
+    """Gives the position of a weight's slots in the optimizer's lists."""
+    return int(optimizer._get_variable_index(weight))
+
+
+def set_positions(optimizer: Any, positions: Mapping[Any, int]) -> None:
+    """Replaces the positions of the slots, by `key_of` a weight."""
+    object.__setattr__(optimizer, "_trainable_variables_indices", dict(positions))
+
+
+def track(optimizer: Any, variable: Any) -> None:
+    """Adds a variable to what the optimizer saves and restores."""
+    optimizer._track_variable(variable)
+
+
+def uses_decay(optimizer: Any, weight: Any) -> bool:
+    """Whether weight decay, where there is any, is applied to the weight."""
+    return bool(optimizer._use_weight_decay(weight))
+
+
+def updates_at_once(optimizer: Any) -> bool:
+    """Whether the optimizer updates all weights in one call, as most do on PyTorch."""
+    return hasattr(optimizer, "_parallel_update_step")
+
+
+def strategy_of(optimizer: Any) -> Any:
+    """Gives the TensorFlow strategy that the optimizer's variables live in, None elsewhere."""
+    return getattr(optimizer, "_distribution_strategy", None)
+
+
+# Models.
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """Gives what ``compile`` was given for losses and metrics, as the user wrote it.
+
+    Keys: ``loss_weights``, ``metrics``, ``weighted_metrics``; a value is None
+    where nothing was given.
+    """
+    loss, metrics = model._compile_loss, model._compile_metrics
+    return {
+        "loss_weights": None if loss is None else loss._user_loss_weights,
+        "metrics": None if metrics is None else metrics._user_metrics,
+        "weighted_metrics": None if metrics is None else metrics._user_weighted_metrics,
+    }
+
+
+def function_arguments(loss: Any) -> dict[str, Any]:
+    """Gives the arguments that a loss made from a function passes to it; empty for others."""
+    found: dict[str, Any] = getattr(loss, "_fn_kwargs", {})
+    return dict(found)
+
+
+def better_direction(metric: Any) -> str | None:
+    """Says whether a metric is better ``"up"`` or ``"down"``; None where Keras does not know."""
+    direction: str | None = getattr(metric, "_direction", None)
+    return direction
+
+
+def sync_state(model: Any) -> None:
+    """Brings the state that training holds on JAX back into the model's variables."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
 
 
 def trace_again(model: Any, kind: str) -> None:
-    """Has the compiled ``"train"``, ``"test"`` or ``"predict"`` step of `model` traced anew.
+    """Recompiles the ``"train"``, ``"test"`` or ``"predict"`` step that Keras has built.
 
     Does nothing where there is none yet.
     """
     if getattr(model, f"{kind}_function", None) is None:
         return
     make = getattr(model, f"make_{kind}_function")
-    if keras.backend.backend() != "jax":
+    if backend() != "jax":
         make(force=True)
         return
     # JAX takes a method for one that it has traced before where the two compare equal, and
@@ -27,3 +233,54 @@ def trace_again(model: Any, kind: str) -> None:
         object.__delattr__(model, name)
         if own is not None:
             object.__setattr__(model, name, own)
+
+
+# Data.
+
+
+def pipeline(dataset: Any) -> Iterator[tuple[str, Any]]:
+    """Goes through the steps of a ``tf.data`` pipeline, from the last back to the source."""
+    while dataset is not None:
+        yield type(dataset).__name__, dataset
+        dataset = getattr(dataset, "_input_dataset", None)
+
+
+def batch_size_of(step: Any) -> int | None:
+    """Gives the size of the batches that a step of a pipeline makes, None for other steps."""
+    size = getattr(step, "_batch_size", None)
+    return None if size is None else int(keras.ops.convert_to_numpy(size))
+
+
+# Seeds. Each gives None where nobody has set one.
+
+
+def keras_seed() -> int | None:
+    """Gives the seed that ``keras.utils.set_random_seed`` set."""
+    seed = importlib.import_module("keras.src.utils.rng_utils").get_random_seed()
+    return None if seed is None else int(seed)
+
+
+def numpy_is_seeded() -> bool:
+    """Whether NumPy's global generator was seeded; which seed it was is not kept."""
+    return np.random.mtrand._rand._bit_generator.seed_seq is None
+
+
+def tensorflow_seed() -> int | None:
+    """Gives the seed that ``tf.random.set_seed`` set."""
+    context = importlib.import_module("tensorflow.python.eager.context")
+    seed = context.global_seed()
+    return None if seed is None else int(seed)
+
+
+def tensorflow_is_deterministic() -> bool:
+    """Whether ``tf.config.experimental.enable_op_determinism`` was called."""
+    config = importlib.import_module("tensorflow.python.framework.config")
+    return bool(config.is_op_determinism_enabled())
+
+
+def has_strategy(model: Any) -> bool:
+    """Whether `model` was made under a TensorFlow strategy of the user's choice."""
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is None or "tensorflow" not in sys.modules:
+        return False
+    return type(strategy).__name__ != "_DefaultDistributionStrategy"

@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +121,7 @@ class EventWriter:
         """One scalar."""
         self.scalars({tag: value}, step)
 
-    def scalars(self, values: dict[str, float], step: int, description: str = "") -> None:
+    def scalars(self, values: Mapping[str, float], step: int, description: str = "") -> None:
         """Scalars of one step, in one record; `description` is shown beside their charts."""
         items = [(tag, float(value)) for tag, value in values.items()]
 

@@ -72,6 +72,12 @@ class Record:
         resumptions: when and at which step training went on in this directory.
         error: what ended a failed run.
         end_file: the event file that holds the end of the HParams session.
+
+    Example:
+
+    >>> record = Record({"user": {"seed": 1}}, status="finished")
+    >>> record["user"], record.status
+    ({'seed': 1}, 'finished')
     """
 
     values: Mapping[str, Any]

@@ -52,6 +52,11 @@ RECORD = f"{PLUGIN}/record"
 KINDS = ("drift", "rates", "alarms", "changes", "record")
 
 
+READS = ("falling", "signed", "rising")
+"""Which value of a statistic means the most movement: the lowest, the largest
+magnitude, the highest."""
+
+
 class SchemaError(ValueError):
     """Plugin data that this version of the package did not write."""
 
@@ -65,12 +70,41 @@ class Row:
         trainable: False for a row of non-trainable weights.
         frozen: whether the row's weights were frozen when the series began.
         parameters: number of elements.
+        part: the part of the network that holds the row: ``"stem"``,
+            ``"block/<index from 0>/<name>"``, ``"neck"`` or ``"head"``; empty
+            where the network has no outline.
     """
 
     name: str
     trainable: bool
     frozen: bool
     parameters: int
+    part: str = ""
+
+    def __post_init__(self) -> None:
+        _check("row", self, name=str, trainable=bool, frozen=bool, parameters=int, part=str)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a chart says about a statistic, so that a reader needs no code of its author's.
+
+    Attributes:
+        name: unique among the statistics of a run.
+        formula: as it is printed.
+        unit: ``"1"`` where it has none.
+        reads: which value means the most movement: one of `READS`.
+    """
+
+    name: str
+    formula: str
+    unit: str
+    reads: str
+
+    def __post_init__(self) -> None:
+        _check("statistic", self, name=str, formula=str, unit=str, reads=str)
+        if self.reads not in READS:
+            raise SchemaError(f"A statistic reads one of {READS}; received {self.reads!r}.")
 
 
 @dataclass(frozen=True)
@@ -80,18 +114,26 @@ class Series:
     Attributes:
         kind: one of `KINDS`.
         rows: what the values of a vector are; empty for messages.
-        statistic: for ``"drift"``, one of `STATISTICS`.
+        statistic: for ``"drift"``, one of `STATISTICS`, or the name in `facts`.
         reference: for ``"drift"``, what the weights are compared with, in words.
+        facts: for ``"drift"``, what the statistic is, where it is a user's own.
     """
 
     kind: str
     rows: tuple[Row, ...] = ()
     statistic: str | None = None
     reference: str | None = None
+    facts: Facts | None = None
+
+    def __post_init__(self) -> None:
+        known: tuple[Any, ...] = (str, type(None))
+        _check("series", self, kind=str, statistic=known, reference=known)
 
     def to_bytes(self) -> bytes:
-        """The series as plugin data."""
-        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True).encode()
+        """The series as plugin data; what is empty and came later than version 0.1 is left out."""
+        data = {"version": VERSION, **asdict(self)}
+        data["rows"] = [_without(row, "part") for row in data["rows"]]
+        return json.dumps(_without(data, "facts"), sort_keys=True).encode()
 
     @classmethod
     def parse(cls, content: bytes) -> "Series":
@@ -110,7 +152,8 @@ class Series:
                     "Read it with the version that wrote it."
                 )
             rows = tuple(Row(**row) for row in data.pop("rows"))
-            series = cls(rows=rows, **data)
+            facts = data.pop("facts", None)
+            series = cls(rows=rows, facts=None if facts is None else Facts(**facts), **data)
         except SchemaError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -118,6 +161,18 @@ class Series:
         if series.kind not in KINDS:
             raise SchemaError(f"Unknown kind of series {series.kind!r}; known: {KINDS}.")
         return series
+
+
+def _check(what: str, values: Any, **types: Any) -> None:
+    for name, accepted in types.items():
+        value = getattr(values, name)
+        # In Python, though not here, True is a number.
+        if not isinstance(value, accepted) or (accepted is int and isinstance(value, bool)):
+            raise SchemaError(f"The {name} of a {what} can not be {value!r:.80}.")
+
+
+def _without(data: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key != name or value}
 
 
 def drift_tag(statistic: str, rows: Sequence[Row] = ()) -> str:

@@ -1,0 +1,210 @@
+"""The promises of Keras and its backends that this package relies on, one test for each."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_layerwise.backend import internals
+from tests.shared import models
+
+
+def built(optimizer=None):
+    model = models.sequential()
+    optimizer = optimizer or keras.optimizers.Adam(0.1)
+    optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+class TestLayers:
+    def test_sublayers_are_those_directly_inside(self):
+        inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="a")], name="inner")
+        outer = keras.Sequential([inner, keras.layers.Dense(1, name="b")])
+        assert [layer.name for layer in internals.sublayers(outer)][-2:] == ["inner", "b"]
+
+    def test_own_weights_are_without_the_sublayers(self):
+        model = models.sequential()
+        norm = model.get_layer("bn")
+        assert internals.own_weights(model) == []
+        assert {id(w) for w in internals.own_weights(norm)} == {id(w) for w in norm.weights}
+
+    @pytest.mark.parametrize("trainable", [True, False])
+    def test_state_is_what_never_trains_whatever_trainable_says(self, trainable):
+        norm = models.sequential().get_layer("bn")
+        norm.trainable = trainable
+        names = [weight.name for weight in internals.own_state(norm)]
+        assert names == ["moving_mean", "moving_variance"]
+        assert internals.is_state(norm, norm.moving_mean)
+        assert not internals.is_state(norm, norm.gamma)
+
+    def test_the_flag_of_a_layer_is_its_own(self):
+        model = models.sequential()
+        body = model.get_layer("body")
+        internals.set_trainable_flag(model, False)
+        assert not internals.trainable_flag(model)
+        assert internals.trainable_flag(body)
+
+    def test_generators_are_listed_and_an_unlocked_layer_takes_another(self):
+        layer = keras.layers.Dropout(0.5)
+        layer.build((2, 2))
+        assert len(internals.seed_generators(layer)) == 1
+        with internals.unlocked(layer):
+            layer.another = keras.random.SeedGenerator(1)
+        assert len(internals.seed_generators(layer)) == 2
+
+
+class TestGraphs:
+    def test_levels_run_from_the_inputs_to_the_outputs(self):
+        levels = internals.graph_levels(models.nested())
+        names = [[node.operation.name for node in level] for level in levels]
+        assert names[-1] == ["head"]
+        assert set(names[1]) == {"left", "right"}
+        assert {parent.operation.name for parent in levels[2][0].parent_nodes} == {"left", "right"}
+
+    def test_a_sequential_model_has_one_and_a_subclassed_none(self):
+        assert len(internals.graph_levels(models.sequential())) == 4
+        assert internals.graph_levels(models.subclassed()) is None
+
+
+class TestOptimizers:
+    def test_the_counter_counts_updates(self):
+        model, optimizer = built()
+        optimizer.apply([models.tensor(np.ones(v.shape)) for v in model.trainable_variables])
+        assert int(models.numpy(internals.step_counter(optimizer))) == 1
+
+    def test_the_state_holds_every_variable_once(self):
+        _, optimizer = built()
+        found = [id(v) for v in internals.state_of(optimizer)]
+        assert found == [id(v) for v in optimizer.variables]
+        assert len(set(found)) == len(found)
+
+    def test_what_it_trains_and_where_it_keeps_the_slots(self):
+        model, optimizer = built()
+        weights = model.trainable_variables
+        assert [id(v) for v in internals.trained_by(optimizer)] == [id(v) for v in weights]
+        assert [internals.index_of(optimizer, v) for v in weights] == list(range(len(weights)))
+        keys = {internals.key_of(optimizer, v): 7 for v in weights}
+        assert len(keys) == len(weights)
+        internals.set_positions(optimizer, keys)
+        assert internals.index_of(optimizer, weights[0]) == 7
+
+    def test_only_what_it_is_set_to_train_is_averaged(self):
+        model, optimizer = built(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
+        first = model.trainable_variables[0]
+        averages = list(getattr(optimizer, internals.AVERAGES))
+        internals.set_trained(optimizer, [first])
+        object.__setattr__(optimizer, internals.AVERAGES, averages[:1])
+        before = [models.numpy(average) for average in averages]
+        optimizer.apply(
+            [models.tensor(np.ones(v.shape)) for v in model.trainable_variables],
+            model.trainable_variables,
+        )
+        moved = [
+            np.abs(models.numpy(a) - b).max() > 0 for a, b in zip(averages, before, strict=True)
+        ]
+        assert moved == [True] + [False] * (len(averages) - 1)
+
+    def test_a_tracked_variable_is_among_the_state(self):
+        _, optimizer = built()
+        extra = models.variable([1.0])
+        internals.track(optimizer, extra)
+        assert internals.state_of(optimizer)[-1] is extra
+
+    def test_exclusion_from_decay_is_answered(self):
+        model = models.sequential()
+        optimizer = keras.optimizers.AdamW(0.1)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        optimizer.build(model.trainable_variables)
+        answers = {
+            "/".join(v.path.split("/")[-2:]): internals.uses_decay(optimizer, v)
+            for v in model.trainable_variables
+        }
+        assert answers["body/kernel"]
+        assert not answers["body/bias"]
+
+    def test_torch_updates_at_once_and_the_others_by_weight(self):
+        _, optimizer = built()
+        assert internals.updates_at_once(optimizer) == (keras.backend.backend() == "torch")
+
+    def test_without_a_strategy_there_is_none(self):
+        model, optimizer = built()
+        strategy = internals.strategy_of(optimizer)
+        assert strategy is None or type(strategy).__name__.startswith("_Default")
+        assert not internals.has_strategy(model)
+
+
+class TestModels:
+    def test_compile_arguments_are_the_users(self):
+        model = models.sequential()
+        model.compile("sgd", "mse", loss_weights=0.5, metrics=["mae"], weighted_metrics=["mse"])
+        found = internals.compile_arguments(model)
+        assert found["loss_weights"] == 0.5
+        assert found["metrics"] == ["mae"]
+        assert found["weighted_metrics"] == ["mse"]
+
+    def test_a_loss_from_a_function_says_what_it_passes_on(self):
+        loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.25)
+        assert internals.function_arguments(loss)["label_smoothing"] == 0.25
+        assert internals.function_arguments(object()) == {}
+
+    def test_the_better_direction_of_a_metric(self):
+        assert internals.better_direction(keras.metrics.BinaryAccuracy()) == "up"
+        assert internals.better_direction(keras.metrics.MeanSquaredError()) == "down"
+        assert internals.better_direction(keras.metrics.Mean()) is None
+
+    def test_a_step_that_was_built_is_built_anew(self):
+        model = models.sequential()
+        model.compile("sgd", "mse")
+        internals.trace_again(model, "train")  # nothing is built yet
+        assert model.train_function is None
+        models.fit(model, epochs=1)
+        before = model.train_function
+        internals.trace_again(model, "train")
+        assert model.train_function is not before
+
+    def test_after_a_sync_the_variables_hold_what_training_did(self):
+        model = models.sequential()
+        model.compile("sgd", "mse")
+        seen = []
+
+        class Look(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                internals.sync_state(self.model)
+                seen.append(models.numpy(self.model.optimizer.iterations))
+
+        models.fit(model, epochs=1, callbacks=[Look()])
+        assert [int(step) for step in seen] == [1, 2, 3]
+
+
+class TestSeeds:
+    def test_the_seed_that_was_set(self):
+        keras.utils.set_random_seed(11)
+        assert internals.keras_seed() == 11
+        assert internals.numpy_is_seeded()
+        if keras.backend.backend() == "tensorflow":
+            assert internals.tensorflow_seed() == 11
+            assert internals.tensorflow_is_deterministic() is False
+
+
+@pytest.mark.tensorflow_only
+class TestData:
+    def test_a_pipeline_is_walked_from_the_last_step_to_the_source(self):
+        import tensorflow as tf
+
+        steps = tf.data.Dataset.range(8).shuffle(4).batch(3).prefetch(1)
+        names = [name for name, _ in internals.pipeline(steps)]
+        assert [
+            part
+            for part in ("Prefetch", "Batch", "Shuffle", "Range")
+            if any(part in n for n in names)
+        ] == [
+            "Prefetch",
+            "Batch",
+            "Shuffle",
+            "Range",
+        ]
+        sizes = [
+            internals.batch_size_of(step)
+            for name, step in internals.pipeline(steps)
+            if "Batch" in name
+        ]
+        assert sizes == [3]
