@@ -11,10 +11,15 @@ def describe(run: Run) -> dict[str, Any]:
     """Statistics, rows and how far each series has come."""
     drift = [source for source in run.sources if source.series.kind == "drift"]
     by_topic = {topic: run.of(topic) for topic in {s.topic for s in run.sources}}
+    own = {s.series.facts.name: s.series.facts for s in drift if s.series.facts}
     first = run.of(drift[0].topic) if drift else []
     return {
         "name": run.name,
-        "statistics": [s for s in schema.STATISTICS if s in by_topic],
+        "statistics": [
+            *(name for name in schema.STATISTICS if name in by_topic),
+            *(facts for facts in own if facts not in schema.STATISTICS),
+        ],
+        "facts": {name: asdict(facts) for name, facts in own.items()},
         "reference": next((s.series.reference for s in drift if s.series.reference), None),
         "rows": [asdict(row) for row in run.rows(first)],
         "stamps": {topic: [s.stamp for s in sources] for topic, sources in by_topic.items()},
@@ -27,6 +32,7 @@ def broken(name: str, problems: list[str], error: Exception) -> dict[str, Any]:
     return {
         "name": name,
         "statistics": [],
+        "facts": {},
         "reference": None,
         "rows": [],
         "stamps": {},

@@ -35,6 +35,9 @@ _DIRECTORIES = {
 INSIDE = tuple(sorted(set(_DIRECTORIES.values())))
 
 
+_READS = {"cosine": "falling", "mean_shift": "signed", "std_shift": "signed"}
+
+
 class UnknownRunError(LookupError):
     """A run or a series that is not there."""
 
@@ -145,25 +148,30 @@ class Reader:
         """All messages of one kind, each once; what is no message is a problem of the run."""
         sources = run.of(kind)
         key = ("messages", experiment, _stamps(sources))
-        found, problems, size = self._cache.get(key) or ({}, [], 0)
-        if not size:
-            for source in sources:
-                for _, _, tensor in self._read(ctx, experiment, source, EVERYTHING):
-                    for text in np.ravel(tensor):
-                        size += len(text) if isinstance(text, bytes) else 8
-                        message = _message(text)
-                        if message is None:
-                            problems.append(f"{source.tag}: unreadable message {text!r:.80}")
-                            continue
-                        again = json.dumps(message, sort_keys=True)
-                        found.pop(again, None)  # where it came again, it is the latest
-                        found[again] = message
-            self._cache.put(key, (found, problems, size), 8 * size)
+        remembered = self._cache.get(key)
+        if remembered is None:
+            remembered = self._messages(ctx, experiment, sources)
+            self._cache.put(key, remembered, 1000 * (len(remembered[0]) + 1))
+        found, problems = remembered
         run.problems += problems
-        return [
-            message | {"row": stable(str(message["row"]), run.names)} if "row" in message else message
-            for message in found.values()
-        ]
+        return [message | {"row": stable(message["row"], run.names)} for message in found]
+
+    def _messages(
+        self, ctx: Any, experiment: str, sources: Sequence[Source]
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        found: dict[str, dict[str, Any]] = {}
+        problems = []
+        for source in sources:
+            for _, _, tensor in self._read(ctx, experiment, source, EVERYTHING):
+                for text in np.ravel(tensor):
+                    message = _mark(_message(text))
+                    if message is None:
+                        problems.append(f"{source.tag}: unreadable message {text!r:.80}")
+                        continue
+                    key = json.dumps(message, sort_keys=True)
+                    found.pop(key, None)  # where it came again, it is the latest
+                    found[key] = message
+        return list(found.values()), problems
 
     def sheet(self, ctx: Any, experiment: str, run: Run) -> Sheet | None:
         """The run's latest record, checked; None where it has none.
@@ -289,7 +297,22 @@ class Reader:
             downsample=limit,
             run_tag_filter=RunTagFilter(runs=[source.run], tags=[source.tag]),
         )
-        return [(d.step, d.wall_time, d.numpy) for d in data.get(source.run, {}).get(source.tag, [])]
+        return [
+            (d.step, d.wall_time, d.numpy) for d in data.get(source.run, {}).get(source.tag, [])
+        ]
+
+
+def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An alarm or a change with plain values only; None where it lacks its step or row."""
+    if message is None or not isinstance(message.get("row"), str):
+        return None
+    step = message.get("step")
+    if isinstance(step, bool) or not isinstance(step, (int, float)):
+        return None
+    return {
+        key: value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)
+        for key, value in message.items()
+    }
 
 
 def _message(text: Any) -> dict[str, Any] | None:
@@ -302,6 +325,13 @@ def _message(text: Any) -> dict[str, Any] | None:
     return message if isinstance(message, dict) else None
 
 
+def reads_of(series: schema.Series) -> str:
+    """Which value of the series means the most movement: falling, signed or rising."""
+    if series.facts is not None:
+        return series.facts.reads
+    return _READS.get(series.statistic or "", "rising")
+
+
 def _stamps(sources: Iterable[Source]) -> tuple[tuple[str, str, str], ...]:
     return tuple((s.run, s.tag, s.stamp) for s in sources)
 
@@ -312,7 +342,8 @@ def _parse(content: bytes) -> schema.Series:
     names = [row.name for row in series.rows]
     if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise schema.SchemaError("The rows of a series must have names that differ.")
-    if series.statistic is not None and series.statistic not in schema.STATISTICS:
+    known = (None, *schema.STATISTICS, series.facts.name if series.facts else None)
+    if series.statistic not in known:
         raise schema.SchemaError(f"Unknown statistic {series.statistic!r}.")
     return series
 

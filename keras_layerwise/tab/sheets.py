@@ -21,7 +21,7 @@ class Sheet:
         texts: ``status``, ``started``, ``ended`` and ``error``.
         results: ``final`` and ``best`` values of the metrics.
         fingerprints: by kind.
-        events: what happened, by kind, each an object.
+        events: what happened, each with its ``kind``, ``step`` and ``text``.
         layers: names of layers in the record to those in the process that trained.
         problems: what was left out because it is not what it should be.
     """
@@ -30,14 +30,16 @@ class Sheet:
     texts: Mapping[str, str | None]
     results: Mapping[str, Mapping[str, Any]]
     fingerprints: Mapping[str, str]
-    events: Mapping[str, list[dict[str, Any]]]
+    events: list[dict[str, Any]]
     layers: Mapping[str, str]
     problems: list[str] = field(default_factory=list)
 
     def to_json(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
         """What the page is told; of the values those of `keys`."""
         shown = self.values if keys is None else {k: self.values[k] for k in keys}
-        return asdict(self) | {"values": dict(shown)}
+        told = asdict(self)
+        del told["texts"]
+        return told | dict(self.texts) | {"values": dict(shown)}
 
 
 def sheet(message: Any) -> Sheet:
@@ -50,9 +52,7 @@ def sheet(message: Any) -> Sheet:
         record = Record.from_json(message)
         found = flat(record.values)
         # Runs of a sweep share nearly all keys and texts: interned, each is kept once.
-        values = {
-            sys.intern(str(key)): sys.intern(_text(value)) for key, value in found.items()
-        }
+        values = {sys.intern(str(key)): sys.intern(_text(value)) for key, value in found.items()}
     except RecursionError as error:
         raise ValueError("The record is nested too deeply to be read.") from error
     problems: list[str] = []
@@ -65,18 +65,20 @@ def sheet(message: Any) -> Sheet:
 
     def members(name: str, value: Any, accepted: Any) -> dict[str, Any]:
         mapping = checked(name, value, dict, {})
-        found = {key: checked(f"{name}/{key}", inner, accepted, None) for key, inner in mapping.items()}
+        found = {
+            key: checked(f"{name}/{key}", inner, accepted, None) for key, inner in mapping.items()
+        }
         return {key: inner for key, inner in found.items() if inner is not None}
 
     results = {
         kind: members(f"results/{kind}", inner, (int, float, str))
         for kind, inner in members("results", record.results, dict).items()
     }
-    events = {}
-    for name in EVENTS:
-        listed = checked(name, getattr(record, name), list, [])
-        accepted = [checked(f"{name}[{i}]", inner, dict, None) for i, inner in enumerate(listed)]
-        events[name] = [inner for inner in accepted if inner is not None]
+    events = []
+    for kind in EVENTS:
+        for i, event in enumerate(checked(kind, getattr(record, kind), list, [])):
+            if checked(f"{kind}[{i}]", event, dict, None) is not None:
+                events.append(_event(kind, event))
     return Sheet(
         values,
         {name: checked(name, getattr(record, name), (str, type(None)), None) for name in _TEXTS},
@@ -101,6 +103,16 @@ def differing(sheets: Iterable[Sheet]) -> list[str]:
     listed = list(sheets)
     keys = dict.fromkeys(key for one in listed for key in one.values)
     return [key for key in keys if len({one.values.get(key) for one in listed}) > 1]
+
+
+def _event(kind: str, event: Mapping[str, Any]) -> dict[str, Any]:
+    step = event.get("step")
+    if kind == "resumptions":
+        text = f"resumed {_text(event)}"
+    else:
+        what = "learning rate" if kind == "timeline" else str(event.get("key"))
+        text = f"{what} {_text(event.get('old'))} → {_text(event.get('new'))}"
+    return {"kind": kind, "step": step if isinstance(step, (int, float)) else None, "text": text}
 
 
 def _text(value: Any) -> str:
