@@ -324,5 +324,6 @@ def _is_float(weight: Any) -> bool:
 
 def _between(start: Array, trained: Array, alpha: float) -> Array:
     wide = np.float64 if trained.dtype == np.float64 else np.float32
-    found = (1.0 - alpha) * start.astype(wide) + alpha * trained.astype(wide)
-    return np.asarray(found.astype(trained.dtype))
+    first: Array = np.asarray(start, wide)
+    second: Array = np.asarray(trained, wide)
+    return np.asarray(first * (1.0 - alpha) + second * alpha, trained.dtype)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_BEYOND = 1e300  # stands for a change from nothing; percentiles of infinities are NaN
+
 
 def first_unsettled(
     previous: Sequence[float], current: Sequence[float], start: int = 0, percentile: float = 50.0
@@ -41,7 +43,7 @@ def first_unsettled(
 def _relative_change(old: float, new: float) -> float:
     if new == 0.0:  # nothing happened to it
         return 0.0
-    return abs(old - new) / old if old else float("inf")
+    return min(abs(old - new) / old, _BEYOND) if old else _BEYOND
 
 
 def pays(steps_left: int, trace_cost: int) -> bool:

@@ -135,7 +135,7 @@ class TestBadInput:
 
     def test_a_selector_that_picks_nothing_is_named(self):
         model = models.sequential()
-        with pytest.raises(kl.RuleError, match="'boddy'.*'body'"):
+        with pytest.raises(kl.RuleError, match=r"'boddy'.*'body'"):
             kl.interpolate(model, weights_of(model), {"boddy": 0.5})
 
     def test_a_reference_that_does_not_fit_changes_nothing(self):
@@ -163,12 +163,18 @@ class TestCurve:
         )
         expected = [start[-1].sum(), (start[-1].sum() + end[-1].sum()) / 2, end[-1].sum()]
         bias = [row["bias"] for row in curve.rows]
-        # The last weight is not the head's bias but whatever comes last in the model.
         np.testing.assert_allclose(bias, expected, rtol=1e-5)
         assert "3/3" in capsys.readouterr().out
         assert "bias" in str(curve)
         assert curve.best("bias") == [0.0, 0.5, 1.0][int(np.argmax(expected))]
-        assert len(curve.plot().axes) == 1
+
+    def test_the_plot_has_every_result(self):
+        pytest.importorskip("matplotlib", reason="draws the plot; not installed everywhere")
+        model = models.sequential()
+        found = {"kept": 1.0, "learned": 0.5}
+        curve = kl.interpolation_curve(model, weights_of(model), [0, 1], lambda m: found, verbose=0)
+        (axes,) = curve.plot().axes
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(found)
 
     def test_the_model_is_left_as_it_was_also_when_evaluating_raises(self):
         model, start, end = trained()
