@@ -16,7 +16,8 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from keras_layerwise.storage import schema
-from keras_layerwise.storage.record import GROUPS, Record, flat
+from keras_layerwise.storage.record import GROUPS, Record
+from keras_layerwise.storage.values import flat
 from keras_layerwise.tab.reading import Matrix, Reader, UnknownRunError, describe
 
 CHARTS = "vendor/plotly.js-cartesian-dist-min-4.1.1/plotly-cartesian.min.js"

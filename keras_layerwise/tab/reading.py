@@ -17,6 +17,7 @@ import numpy as np
 from tensorboard.data.provider import RunTagFilter
 
 from keras_layerwise.storage import schema
+from keras_layerwise.storage.reading import merge_rows, message_of, series_of
 from keras_layerwise.tab.columns import Columns, Floats, Steps, join
 
 # The largest number of records that both loaders take.
@@ -137,11 +138,9 @@ class Reader:
             for _, tensor in self._read(ctx, experiment, source, EVERYTHING):
                 for text in np.ravel(tensor):
                     try:
-                        message = json.loads(text)
-                        if not isinstance(message, dict):
-                            raise TypeError
-                    except (ValueError, TypeError):
-                        run.problems.append(f"{source.tag}: unreadable message {text!r:.80}")
+                        message = message_of(text)
+                    except schema.SchemaError as error:
+                        run.problems.append(f"{source.tag}: {error}")
                         continue
                     key = json.dumps(message, sort_keys=True)
                     found.pop(key, None)  # where it came again, it is the latest
@@ -238,28 +237,6 @@ class Reader:
         return [(d.step, d.numpy) for d in data.get(source.run, {}).get(source.tag, [])]
 
 
-def merge_rows(described: Sequence[Sequence[schema.Row]]) -> tuple[schema.Row, ...]:
-    """The rows of all sources in the model's order, each as it was first described.
-
-    Example:
-    >>> row = lambda name: schema.Row(name, True, False, 1)
-    >>> [r.name for r in merge_rows([[row("a"), row("c")], [row("a"), row("b"), row("c")]])]
-    ['a', 'b', 'c']
-    """
-    merged: list[schema.Row] = []
-    known: set[str] = set()
-    for rows in described:
-        at = 0
-        for row in rows:
-            if row.name in known:
-                at = next(i for i, other in enumerate(merged) if other.name == row.name) + 1
-                continue
-            merged.insert(at, row)
-            known.add(row.name)
-            at += 1
-    return tuple(merged)
-
-
 def describe(run: Run) -> dict[str, Any]:
     """What the page must know of a run before it asks for data."""
     drift = [source for source in run.sources if source.series.kind == "drift"]
@@ -274,15 +251,7 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=1024)
-def _parse(content: bytes) -> schema.Series:
-    series = schema.Series.parse(content)
-    names = [row.name for row in series.rows]
-    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise schema.SchemaError("The rows of a series must have names that differ.")
-    if series.statistic is not None and series.statistic not in schema.STATISTICS:
-        raise schema.SchemaError(f"Unknown statistic {series.statistic!r}.")
-    return series
+_parse = functools.lru_cache(maxsize=1024)(series_of)
 
 
 def _group(member: str, kind: str) -> str:
