@@ -203,7 +203,7 @@ class TestRuns:
         assert good["statistics"] == ["l2"]
         assert set(good["stamps"]) == {"l2", "rates", "alarms", "record"}
         assert good["rows"][0] == {
-            "name": "embed", "trainable": True, "frozen": True, "parameters": 100
+            "name": "embed", "trainable": True, "frozen": True, "parameters": 100, "part": ""
         }  # fmt: skip
         assert good["alarms"] == [ALARM]
         assert good["problems"] == []
