@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keras_layerwise.optimizer.presets import layer_decay as layer_decay
     from keras_layerwise.optimizer.rules import Assignment as Assignment
     from keras_layerwise.optimizer.rules import Rule as Rule
+    from keras_layerwise.optimizer.rules import Rules as Rules
     from keras_layerwise.storage.record import Record as Record
     from keras_layerwise.storage.record import load_record as load_record
     from keras_layerwise.storage.sinks import CSVSink as CSVSink
@@ -41,6 +42,7 @@ _MODULES = {
     "Record": "storage.record",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
+    "Rules": "optimizer.rules",
     "Sink": "storage.sinks",
     "WeightDrift": "callbacks.weight_drift",
     "discriminative": "optimizer.presets",
@@ -62,6 +64,7 @@ __all__ = [
     "Record",
     "Rule",
     "RuleError",
+    "Rules",
     "Sink",
     "WeightDrift",
     "__version__",

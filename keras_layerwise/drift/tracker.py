@@ -86,7 +86,7 @@ def look(model: Any, select: Any = None, per_weight: bool = False) -> View | Non
     """
     if not (model.built and model.weights):
         return None
-    every = structure.sites(model)
+    every: tuple[structure.Site, ...] = structure.sites(model)
     chosen = every
     if select is not None:
         chosen = tuple(every[i] for i in selectors.select(select, every))

@@ -1,7 +1,9 @@
 """What a selector picks: a name, a path, a glob, an object, a class, a question.
 
 The same selectors serve the optimizer's rules, ``WeightDrift(select=...)``,
-``GradualUnfreeze`` and ``override``.
+``GradualUnfreeze`` and ``override``. There are two questions: which weights
+(`select`) and which layers (`select_layers`); what picks a weight picks the
+layer that owns it.
 """
 
 import difflib
@@ -12,12 +14,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_layerwise.errors import RuleError
-from keras_layerwise.model.structure import Site
+from keras_layerwise.model import structure
+from keras_layerwise.model.structure import Place, Site, Sites
 
 ACCEPTED = (
     "a layer's name or path, a glob on weight paths ('*/bias'), a compiled regular "
     "expression (full match), a layer or nested model, a layer class, a callable "
-    "(layer, weight) -> bool, or a list or tuple of these"
+    "(layer, weight) -> bool, a part of an outline, or a list or tuple of these"
 )
 
 
@@ -49,22 +52,41 @@ def select(selector: Any, sites: Sequence[Site]) -> list[int]:
     ([0, 1], [1])
     """
     check_type(selector)
-    if isinstance(selector, (list, tuple)):
-        picked = {i for member in selector for i in select(member, sites)}
-        return sorted(picked)
-    if isinstance(selector, str):
-        return _by_text(selector, sites)
-    if isinstance(selector, re.Pattern):
-        return _where(sites, lambda s: any(selector.fullmatch(p) for p in _weight_paths(s)))
-    if is_layer(selector):
-        own = {id(weight) for weight in selector.weights}
-        return _where(sites, lambda s: id(s.weight) in own)
-    if inspect.isclass(selector):
-        return _where(
-            sites,
-            lambda s: any(isinstance(part, selector) for chain in s.chains for part in chain[1:]),
-        )
-    return _where(sites, lambda s: _ask(selector, s))
+    known = sites if isinstance(sites, Sites) else Sites(sites)
+    return sorted(set(_weights(selector, known)))
+
+
+def select_layers(selector: Any, model: Any) -> list[Any]:
+    """Finds the layers of `model` that `selector` picks, each before the layers in it.
+
+    What picks a weight as a rule picks the layer that owns it here. A name,
+    path, class or glob also picks layers without weights; two layers of one
+    name are both picked. A callable is asked ``(layer, None)`` about a layer
+    without weights.
+
+    Args:
+        selector: what `select` takes.
+        model: the model to choose from.
+
+    Returns:
+        Each layer once; empty where nothing is picked.
+
+    Raises:
+        TypeError: for an object that is no selector.
+        RuleError: where a callable selector raises.
+
+    Example:
+
+    >>> import keras
+    >>> relu, dense = keras.layers.ReLU(name="a"), keras.layers.Dense(1, name="b")
+    >>> model = keras.Sequential([keras.Input((2,)), relu, dense])
+    >>> [layer.name for layer in select_layers(["a", "*/bias"], model)]
+    ['a', 'b']
+    """
+    check_type(selector)
+    places = structure.places(model)
+    picked = _layers(selector, places, structure.sites(model))
+    return [place.layer for place in places if id(place.layer) in picked]
 
 
 def check_type(selector: Any) -> None:
@@ -80,7 +102,9 @@ def check_type(selector: Any) -> None:
             f"A class selector must be a Keras layer class; received {selector!r}. "
             f"Accepted: {ACCEPTED}."
         )
-    if not (isinstance(selector, (str, re.Pattern)) or is_layer(selector) or callable(selector)):
+    if is_part(selector) or is_layer(selector) or callable(selector):
+        return
+    if not isinstance(selector, (str, re.Pattern)):
         raise TypeError(f"Received {selector!r} as a selector. Accepted: {ACCEPTED}.")
 
 
@@ -88,7 +112,7 @@ def needs_model(selector: Any) -> bool:
     """Whether `selector` can be answered only where the layers are known."""
     if isinstance(selector, (list, tuple)):
         return any(needs_model(member) for member in selector)
-    return not (isinstance(selector, (str, re.Pattern)) or is_layer(selector))
+    return not (isinstance(selector, (str, re.Pattern)) or is_layer(selector) or is_part(selector))
 
 
 def label(selector: Any) -> str:
@@ -101,6 +125,8 @@ def label(selector: Any) -> str:
         return f"re:{selector.pattern}"
     if is_layer(selector):
         return f"layer {selector.name}"
+    if is_part(selector):
+        return str(selector.label)
     if inspect.isclass(selector):
         return f"class {selector.__name__}"
     return f"callable {getattr(selector, '__name__', type(selector).__name__)}"
@@ -119,46 +145,87 @@ def is_layer(value: Any) -> bool:
     return not inspect.isclass(value) and _is_layer_class(type(value))
 
 
+def is_part(value: Any) -> bool:
+    """Whether `value` is a part of an outline: an object with ``weights`` and ``layers``."""
+    return getattr(value, "is_part", False) is True
+
+
 def _is_layer_class(cls: type) -> bool:
     return any(
         base.__name__ == "Layer" and base.__module__.startswith("keras.") for base in cls.__mro__
     )
 
 
-def _by_text(text: str, sites: Sequence[Site]) -> list[int]:
-    wanted = text.split("/")
-    literal = _where(
-        sites,
-        lambda s: text in _weight_paths(s) or any(_runs(wanted, names) for names in _names(s)),
-    )
-    if literal or not any(mark in text for mark in "*?["):
-        return literal
-    pattern = re.compile(fnmatch.translate(text))
-    return _where(sites, lambda s: any(pattern.match(p) for p in _weight_paths(s)))
+def _weights(selector: Any, sites: Sites) -> Iterable[int]:
+    if isinstance(selector, (list, tuple)):
+        return (i for member in selector for i in _weights(member, sites))
+    if isinstance(selector, str):
+        literal = {*sites.by_path.get(selector, ()), *sites.by_name.get(selector, ())}
+        return literal or _matching(_glob(selector), sites)
+    if isinstance(selector, re.Pattern):
+        return _matching(selector, sites)
+    if is_layer(selector) or is_part(selector):
+        positions = (sites.by_weight.get(id(weight)) for weight in selector.weights)
+        return (i for i in positions if i is not None)
+    if inspect.isclass(selector):
+        return _where(
+            sites,
+            lambda s: any(isinstance(part, selector) for chain in s.chains for part in chain[1:]),
+        )
+    return _where(sites, lambda s: _ask(selector, s.layer, s.weight, s.path))
 
 
-def _names(site: Site) -> list[list[str]]:
-    """The layer names from the model down, once for every place of the weight."""
-    if not site.chains:
-        return [site.layer_path.split("/")]
-    return [
-        [site.layer_path],
-        *([part.name for part in chain] for chain in site.chains),
-        site.layer_path.split("/"),
-    ]
+def _layers(selector: Any, places: Sequence[Place], sites: Sites) -> set[int]:
+    """The ``id`` of every layer that `selector` picks."""
+    if isinstance(selector, (list, tuple)):
+        return {key for member in selector for key in _layers(member, places, sites)}
+    if is_layer(selector):
+        return {id(selector)}
+    if is_part(selector):
+        return {id(layer) for layer in selector.layers}
+    below = places[1:]
+    if inspect.isclass(selector):
+        return {id(place.layer) for place in below if isinstance(place.layer, selector)}
+    if isinstance(selector, str):
+        wanted = selector.split("/")
+        named = {
+            id(place.layer)
+            for place in places
+            if any(names[-len(wanted) :] == wanted for names in place.names)
+        }
+        named |= {id(sites[i].layer) for i in sites.by_path.get(selector, ())}
+        return named or _matching_layers(_glob(selector), below, sites)
+    if isinstance(selector, re.Pattern):
+        return _matching_layers(selector, below, sites)
+    return {
+        id(place.layer)
+        for place in places
+        for weight in structure.own_weights(place.layer) or ([] if place is places[0] else [None])
+        if _ask(selector, place.layer, weight, place.path)
+    }
 
 
-def _weight_paths(site: Site) -> set[str]:
-    paths = {site.path, getattr(site.weight, "path", site.weight.name)}
-    for chain in site.chains:
-        paths.add("/".join([*(part.name for part in chain[1:]), site.weight.name]))
-    return paths
+def _glob(text: str) -> re.Pattern[str] | None:
+    return re.compile(fnmatch.translate(text)) if any(mark in text for mark in "*?[") else None
 
 
-def _runs(wanted: list[str], names: list[str]) -> bool:
-    """Whether `wanted` is a contiguous run of `names`."""
-    size = len(wanted)
-    return any(names[i : i + size] == wanted for i in range(len(names) - size + 1))
+def _matching(pattern: re.Pattern[str] | None, sites: Sites) -> Iterable[int]:
+    if pattern is None:
+        return ()
+    return [i for path, found in sites.by_path.items() if pattern.fullmatch(path) for i in found]
+
+
+def _matching_layers(
+    pattern: re.Pattern[str] | None, places: Sequence[Place], sites: Sites
+) -> set[int]:
+    if pattern is None:
+        return set()
+    owners = {id(sites[i].layer) for i in _matching(pattern, sites)}
+    return owners | {
+        id(place.layer)
+        for place in places
+        if any(pattern.fullmatch(path) for path in place.every_path)
+    }
 
 
 def _candidates(sites: Sequence[Site]) -> Iterable[str]:
@@ -173,11 +240,13 @@ def _where(sites: Sequence[Site], condition: Any) -> list[int]:
     return [i for i, site in enumerate(sites) if condition(site)]
 
 
-def _ask(selector: Any, site: Site) -> bool:
+def _ask(selector: Any, layer: Any, weight: Any, path: str) -> bool:
     try:
-        return bool(selector(site.layer, site.weight))
+        return bool(selector(layer, weight))
     except Exception as error:
+        if weight is None and isinstance(error, AttributeError):
+            return False  # it asks about the weight of a layer that has none
         raise RuleError(
-            f"The selector {label(selector)} raised {type(error).__name__}: {error} for the "
-            f"weight {site.path!r}. A callable selector takes (layer, weight) and returns a bool."
+            f"The selector {label(selector)} raised {type(error).__name__}: {error} for "
+            f"{path!r}. A callable selector takes (layer, weight) and returns a bool."
         ) from error

@@ -5,8 +5,9 @@ The paths here are built from the names of the layers below the model. Unlike
 and reloaded.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 MODEL = "(model)"
@@ -33,8 +34,77 @@ class Site:
     path: str
     chains: tuple[tuple[Any, ...], ...]
 
+    @property
+    def names(self) -> Iterator[list[str]]:
+        """The layer names from the model down, once for every place of the weight."""
+        return _names(self.layer_path, self.chains)
 
-def sites(model: Any) -> tuple[Site, ...]:
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One layer and where in the model it is.
+
+    Attributes:
+        layer: the layer.
+        path: names of the layers from below the model down to `layer`, joined
+            by ``/``; unique in the model, ``"(model)"`` for the model itself.
+        chains: for every place, the layers from the model down to `layer`.
+            More than one where the layer, or one that holds it, is shared.
+    """
+
+    layer: Any
+    path: str
+    chains: tuple[tuple[Any, ...], ...]
+
+    @property
+    def names(self) -> Iterator[list[str]]:
+        """The layer names from the model down, once for every place of the layer."""
+        return _names(self.path, self.chains)
+
+    @property
+    def every_path(self) -> set[str]:
+        """Every path below the model; more than one where the layer is shared."""
+        return {self.path, *("/".join(p.name for p in chain[1:]) for chain in self.chains)}
+
+
+class Sites(tuple[Site, ...]):
+    """The weights of a model in the order of ``model.weights``, with an index.
+
+    Selectors ask for the same weights once per rule; the index makes each
+    question cost what it picks and not what the model has.
+    """
+
+    @cached_property
+    def by_weight(self) -> dict[int, int]:
+        """Position by the ``id`` of the weight."""
+        return {id(site.weight): i for i, site in enumerate(self)}
+
+    @cached_property
+    def by_path(self) -> dict[str, list[int]]:
+        """Positions by every path of a weight: ours, along each chain, and Keras's."""
+        found: dict[str, list[int]] = {}
+        for i, site in enumerate(self):
+            for path in weight_paths(site):
+                found.setdefault(path, []).append(i)
+        return found
+
+    @cached_property
+    def by_name(self) -> dict[str, list[int]]:
+        """Positions by every run of layer names above a weight, joined by ``/``."""
+        found: dict[str, list[int]] = {}
+        runs_of: dict[str, set[str]] = {}
+        for i, site in enumerate(self):
+            runs = runs_of.get(site.layer_path)
+            if runs is None or len(site.chains) > 1:
+                runs = {run for names in site.names for run in _runs(names)}
+                if len(site.chains) == 1:
+                    runs_of[site.layer_path] = runs
+            for run in runs:
+                found.setdefault(run, []).append(i)
+        return found
+
+
+def sites(model: Any) -> Sites:
     """Lists every weight of `model` once, in the order of ``model.weights``.
 
     Args:
@@ -52,8 +122,37 @@ def sites(model: Any) -> tuple[Site, ...]:
     ['in/a/kernel', 'in/a/bias', 'b/kernel', 'b/bias']
     """
     chains: dict[int, list[tuple[Any, ...]]] = {}
-    owners: dict[int, Any] = {}
+    owners: dict[int, Place] = {}
     weights: dict[int, Any] = {}
+    for place in places(model):
+        for weight in own_weights(place.layer):
+            weights.setdefault(id(weight), weight)
+            owners.setdefault(id(weight), place)
+            chains.setdefault(id(weight), []).extend(place.chains)
+    used: set[str] = set()
+    return Sites(
+        Site(
+            weight=weight,
+            layer=owners[key].layer,
+            layer_path=owners[key].path,
+            path=_unique(f"{owners[key].path}/{weight.name}", used),
+            chains=tuple(chains[key]),
+        )
+        for key, weight in weights.items()
+    )
+
+
+def places(model: Any) -> tuple[Place, ...]:
+    """Lists `model` and every layer below it once, each before the layers in it.
+
+    Example:
+
+    >>> import keras
+    >>> inner = keras.Sequential([keras.layers.ReLU(name="a")], name="in")
+    >>> [place.path for place in places(keras.Sequential([inner]))]
+    ['(model)', 'in', 'in/a']
+    """
+    chains: dict[int, list[tuple[Any, ...]]] = {}
     paths: dict[int, str] = {}
     used: set[str] = set()
 
@@ -62,31 +161,18 @@ def sites(model: Any) -> tuple[Site, ...]:
         if id(layer) not in paths:
             path = "/".join(part.name for part in chain[1:]) or MODEL
             paths[id(layer)] = _unique(path, used)
-        for weight in _own_weights(layer):
-            weights.setdefault(id(weight), weight)
-            owners.setdefault(id(weight), layer)
-            chains.setdefault(id(weight), []).append(chain)
+        chains.setdefault(id(layer), []).append(chain)
         for child in sublayers(layer):
             visit((*chain, child))
 
     visit((model,))
-    found = []
-    used_weights: set[str] = set()
-    for key, weight in weights.items():
-        layer_path = paths[id(owners[key])]
-        found.append(
-            Site(
-                weight=weight,
-                layer=owners[key],
-                layer_path=layer_path,
-                path=_unique(f"{layer_path}/{weight.name}", used_weights),
-                chains=tuple(chains[key]),
-            )
-        )
-    return tuple(found)
+    return tuple(
+        Place(layer=found[0][-1], path=paths[key], chains=tuple(found))
+        for key, found in chains.items()
+    )
 
 
-def sites_of_variables(variables: Iterable[Any]) -> tuple[Site, ...]:
+def sites_of_variables(variables: Iterable[Any]) -> Sites:
     """Describes weights whose model is not known, by their own paths."""
     found = []
     used: set[str] = set()
@@ -101,7 +187,7 @@ def sites_of_variables(variables: Iterable[Any]) -> tuple[Site, ...]:
                 chains=(),
             )
         )
-    return tuple(found)
+    return Sites(found)
 
 
 def sublayers(layer: Any) -> Sequence[Any]:
@@ -109,8 +195,31 @@ def sublayers(layer: Any) -> Sequence[Any]:
     return tuple(layer._layers)
 
 
-def _own_weights(layer: Any) -> list[Any]:
+def own_weights(layer: Any) -> list[Any]:
+    """The weights that `layer` owns itself; Keras moves them between two lists."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def weight_paths(site: Site) -> set[str]:
+    """Every text that names the weight: ours, one for each chain, and Keras's."""
+    paths = {site.path, getattr(site.weight, "path", site.weight.name)}
+    for chain in site.chains:
+        paths.add("/".join([*(part.name for part in chain[1:]), site.weight.name]))
+    return paths
+
+
+def _names(path: str, chains: Iterable[tuple[Any, ...]]) -> Iterator[list[str]]:
+    yield [path]
+    for chain in chains:
+        yield [part.name for part in chain]
+    yield path.split("/")
+
+
+def _runs(names: list[str]) -> Iterator[str]:
+    """Every contiguous run of `names`, joined by ``/``."""
+    for start in range(len(names)):
+        for stop in range(start + 1, len(names) + 1):
+            yield "/".join(names[start:stop])
 
 
 def _unique(path: str, used: set[str]) -> str:
