@@ -57,6 +57,7 @@ def plain(value: Any, key: str = "") -> Any:
 
     Example:
 
+    >>> from pathlib import Path
     >>> plain({"path": Path("data") / "x", "rates": (0.1, 0.2)})
     {'path': 'data/x', 'rates': [0.1, 0.2]}
     """
