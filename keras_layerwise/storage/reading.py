@@ -50,7 +50,7 @@ def vector_of(tensor: TensorProto, series: Series) -> npt.NDArray[np.float32]:
     return np.frombuffer(tensor.tensor_content, "<f4")
 
 
-def message_of(text: bytes) -> dict[str, Any]:
+def message_of(text: bytes | str) -> dict[str, Any]:
     """Reads one message.
 
     Raises:
@@ -58,7 +58,8 @@ def message_of(text: bytes) -> dict[str, Any]:
     """
     try:
         message = json.loads(text)
-    except (ValueError, RecursionError):
+        json.dumps(message)  # what is nested too deeply can be read and not be worked with
+    except (ValueError, TypeError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise SchemaError(f"unreadable message {text!r:.80}")
