@@ -79,7 +79,8 @@ def is_tab(name):
 def readers():
     """The modules that work where there is no Keras: TensorBoard and the command load them."""
     rooms = [name for name in SOURCES if name.startswith(part("storage."))]
-    return [*rooms, part("cli"), *filter(is_tab, SOURCES)]
+    commands = [name for name in SOURCES if name.startswith(part("command."))]
+    return [*rooms, *commands, part("cli"), *filter(is_tab, SOURCES)]
 
 
 def loaded_by(code):
