@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from keras_layerwise.errors import FrozenHyperparameterError as FrozenHyperparameterError
     from keras_layerwise.errors import RuleError as RuleError
     from keras_layerwise.hyperparameters.inventory import inventory as inventory
+    from keras_layerwise.hyperparameters.override import Override as Override
     from keras_layerwise.hyperparameters.override import override as override
     from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
     from keras_layerwise.optimizer.presets import discriminative as discriminative
@@ -40,6 +41,7 @@ _MODULES = {
     "LayerwiseOptimizer": "optimizer.layerwise",
     "LearningRateMonitor": "callbacks.rate_monitor",
     "Record": "storage.record",
+    "Override": "hyperparameters.override",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
     "Rules": "optimizer.rules",
