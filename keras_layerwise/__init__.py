@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from keras_layerwise.callbacks.rate_monitor import LearningRateMonitor as LearningRateMonitor
     from keras_layerwise.callbacks.unfreeze import GradualUnfreeze as GradualUnfreeze
     from keras_layerwise.callbacks.weight_drift import WeightDrift as WeightDrift
+    from keras_layerwise.drift.statistics import Statistic as Statistic
     from keras_layerwise.errors import FrozenHyperparameterError as FrozenHyperparameterError
     from keras_layerwise.errors import RuleError as RuleError
     from keras_layerwise.hyperparameters.inventory import inventory as inventory
@@ -46,6 +47,7 @@ _MODULES = {
     "RuleError": "errors",
     "Rules": "optimizer.rules",
     "Sink": "storage.sinks",
+    "Statistic": "drift.statistics",
     "WeightDrift": "callbacks.weight_drift",
     "discriminative": "optimizer.presets",
     "inventory": "hyperparameters.inventory",
@@ -68,6 +70,7 @@ __all__ = [
     "RuleError",
     "Rules",
     "Sink",
+    "Statistic",
     "WeightDrift",
     "__version__",
     "discriminative",
