@@ -1,12 +1,15 @@
-"""Each example shows what fails and what holds, and asserts both."""
+"""Examples assert what they claim; every block of code in README and docs runs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import keras
 import pytest
+
+import keras_layerwise
 
 ROOT = Path(__file__).parents[1]
 # The demonstration on digits has options, and a test of its own.
@@ -29,3 +32,36 @@ def test_an_example_holds_what_it_claims(name):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
+
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+BLOCKS = {
+    str(path.relative_to(ROOT)): re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    for path in PAGES
+}
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if blocks])
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    """Its blocks in order, as a reader runs them: later ones use names of earlier ones."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs").mkdir()
+    namespace = {"__name__": "__main__"}
+    for number, block in enumerate(BLOCKS[page], 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), namespace)
+
+
+def test_every_guide_has_code():
+    guides = {page for page in BLOCKS if page.startswith("docs/guides/")}
+    assert guides
+    assert {page for page in guides if not BLOCKS[page]} == set()
+
+
+def test_the_api_has_every_public_name_once():
+    shown = [
+        name
+        for path in ROOT.glob("docs/api/*.md")
+        for name in re.findall(r"^::: keras_layerwise\.(\w+)$", path.read_text(), re.MULTILINE)
+    ]
+    assert sorted(shown) == sorted(set(keras_layerwise.__all__) - {"__version__"})
