@@ -24,7 +24,7 @@ from keras_layerwise.errors import RuleError
 from keras_layerwise.hyperparameters.inventory import settings_of
 from keras_layerwise.model import selectors, structure
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
-from keras_layerwise.storage.record import differences
+from keras_layerwise.storage.values import differences
 
 _FIXED = {
     "name": "names are part of the paths that weights are saved under",
