@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from keras_layerwise.errors import FrozenHyperparameterError as FrozenHyperparameterError
     from keras_layerwise.errors import RuleError as RuleError
     from keras_layerwise.hyperparameters.inventory import inventory as inventory
+    from keras_layerwise.hyperparameters.override import Override as Override
     from keras_layerwise.hyperparameters.override import override as override
     from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
     from keras_layerwise.optimizer.presets import discriminative as discriminative
@@ -43,6 +44,7 @@ _MODULES = {
     "GradualUnfreeze": "callbacks.unfreeze",
     "LayerwiseOptimizer": "optimizer.layerwise",
     "LearningRateMonitor": "callbacks.rate_monitor",
+    "Override": "hyperparameters.override",
     "Record": "storage.record",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
@@ -69,6 +71,7 @@ __all__ = [
     "GradualUnfreeze",
     "LayerwiseOptimizer",
     "LearningRateMonitor",
+    "Override",
     "Record",
     "Rule",
     "RuleError",
