@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from keras_layerwise.errors import RuleError as RuleError
     from keras_layerwise.hyperparameters.inventory import inventory as inventory
     from keras_layerwise.hyperparameters.override import override as override
+    from keras_layerwise.model.outline import Outline as Outline
+    from keras_layerwise.model.outline import outline as outline
     from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
     from keras_layerwise.optimizer.presets import discriminative as discriminative
     from keras_layerwise.optimizer.presets import layer_decay as layer_decay
@@ -40,6 +42,7 @@ _MODULES = {
     "LayerwiseOptimizer": "optimizer.layerwise",
     "LearningRateMonitor": "callbacks.rate_monitor",
     "Record": "storage.record",
+    "Outline": "model.outline",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
     "Rules": "optimizer.rules",
@@ -49,6 +52,7 @@ _MODULES = {
     "inventory": "hyperparameters.inventory",
     "layer_decay": "optimizer.presets",
     "load_record": "storage.record",
+    "outline": "model.outline",
     "override": "hyperparameters.override",
 }
 
@@ -62,6 +66,7 @@ __all__ = [
     "LayerwiseOptimizer",
     "LearningRateMonitor",
     "Record",
+    "Outline",
     "Rule",
     "RuleError",
     "Rules",
@@ -72,6 +77,7 @@ __all__ = [
     "inventory",
     "layer_decay",
     "load_record",
+    "outline",
     "override",
 ]
 
