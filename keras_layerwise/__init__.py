@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
     from keras_layerwise.optimizer.presets import discriminative as discriminative
     from keras_layerwise.optimizer.presets import layer_decay as layer_decay
+    from keras_layerwise.optimizer.presets import lora_plus as lora_plus
+    from keras_layerwise.optimizer.presets import no_weight_decay as no_weight_decay
     from keras_layerwise.optimizer.rules import Assignment as Assignment
     from keras_layerwise.optimizer.rules import Rule as Rule
     from keras_layerwise.optimizer.rules import Rules as Rules
@@ -61,6 +63,8 @@ _MODULES = {
     "inventory": "hyperparameters.inventory",
     "layer_decay": "optimizer.presets",
     "load_record": "storage.record",
+    "lora_plus": "optimizer.presets",
+    "no_weight_decay": "optimizer.presets",
     "outline": "model.outline",
     "override": "hyperparameters.override",
     "reestimate_averages": "drift.interpolation",
@@ -75,9 +79,9 @@ __all__ = [
     "GradualUnfreeze",
     "LayerwiseOptimizer",
     "LearningRateMonitor",
+    "Outline",
     "Override",
     "Record",
-    "Outline",
     "Rule",
     "RuleError",
     "Rules",
@@ -91,6 +95,8 @@ __all__ = [
     "inventory",
     "layer_decay",
     "load_record",
+    "lora_plus",
+    "no_weight_decay",
     "outline",
     "override",
     "reestimate_averages",

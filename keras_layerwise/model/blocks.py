@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from keras_layerwise.errors import RuleError
 from keras_layerwise.model import graph
 from keras_layerwise.model.graph import Vertex
 

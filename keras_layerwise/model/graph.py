@@ -346,9 +346,7 @@ def siblings(layer: Any) -> list[tuple[Any, ...]] | None:
         if are_alike([shapes(owners_in(child)) for child in group]):
             return [(child,) for child in group]
         inside = [(child, siblings(child)) for child in group]
-        return [
-            (child, *below) for child, found in inside for below in (found if found else [()])
-        ]
+        return [(child, *below) for child, found in inside for below in (found if found else [()])]
     for child in children:
         if not is_leaf(child) and kernels_in(child) * 5 >= total * 4 and len(children) > 1:
             found = siblings(child)
@@ -407,7 +405,9 @@ def chain_of(vertex: Vertex, parts: Sequence[tuple[tuple[Any, ...], list[Any]]])
     made = []
 
     def make(chain: tuple[Any, ...], layers: list[Any]) -> None:
-        kernels = sum(kernels_in(layer) if is_leaf(layer) else has_kernel(layer) for layer in layers)
+        kernels = sum(
+            kernels_in(layer) if is_leaf(layer) else has_kernel(layer) for layer in layers
+        )
         made.append(Vertex(chain, layers, kernels=kernels))
 
     if "unknown" in gaps:

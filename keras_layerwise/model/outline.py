@@ -116,7 +116,7 @@ class Outline:
         return next((p for p in self if any(weight is own for own in p.weights)), None)
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for part in self:
             owners = [layer.name for layer in part.layers if layer.weights]
             shown = ", ".join(owners[:3]) + (f" and {len(owners) - 3} more" * (len(owners) > 3))

@@ -1,7 +1,6 @@
 """Finds the blocks that a user's regular expression says."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 

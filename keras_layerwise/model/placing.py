@@ -61,8 +61,8 @@ def place(model: Any, sites: Sites, block: Any, stem: Any, head: Any) -> Placed:
     if vertices is None:
         if pattern is None:
             raise RuleError(
-                f"The order of calls in {model.name!r} is not known, since it is a subclassed model: "
-                f"its blocks cannot be told. Its layers: "
+                f"The order of calls in {model.name!r} is not known, since it is a subclassed "
+                f"model: its blocks cannot be told. Its layers: "
                 f"{listed(child.name for child in graph.weighted_children(model))}; its paths: "
                 f"{listed(s.layer_path for s in sites)}. {ADVICE}"
             )
@@ -93,9 +93,9 @@ def _given(sites: Sites, stem: Any, head: Any) -> _Given:
             f"{listed(sites[i].path for i in sorted(both))}. Pass a longer path for one of them."
         )
     layers = {}
-    for name, positions in picked.items():
-        own = {id(sites[i].weight) for i in positions}
-        for i in positions:
+    for name, chosen in picked.items():
+        own = {id(sites[i].weight) for i in chosen}
+        for i in chosen:
             if all(id(weight) in own for weight in own_weights(sites[i].layer)):
                 layers[id(sites[i].layer)] = name
     stem_ids, head_ids = ({id(sites[i].weight) for i in found} for found in picked.values())
@@ -116,7 +116,9 @@ def _compiled(block: Any) -> re.Pattern[str] | None:
 def _graph(model: Any, given: _Given) -> list[Vertex] | None:
     """The graph of `model`, or that of the one layer in it that is not given."""
     vertices = graph.graph(model)
-    if vertices is not None or any(id(w) not in given.stem | given.head for w in own_weights(model)):
+    if vertices is not None or any(
+        id(w) not in given.stem | given.head for w in own_weights(model)
+    ):
         return vertices
     children = [
         child
@@ -246,7 +248,9 @@ def _ranks(
             "`stem=` and `head=`."
         )
     _check_filled(vertices, ranks, found, pattern)
-    between = [v.path for v, rank in zip(vertices, ranks, strict=True) if rank == neck and v.kernels]
+    between = [
+        v.path for v, rank in zip(vertices, ranks, strict=True) if rank == neck and v.kernels
+    ]
     hint = ""
     if between and not given.head and heads:
         hint = (
@@ -340,19 +344,29 @@ def _check_given(
 def _check_filled(
     vertices: Sequence[Vertex], ranks: Sequence[int], found: Blocks, pattern: Any
 ) -> None:
-    """Raises where a pattern's block would take in more than it matches."""
+    """Raises where a pattern's blocks would take in more than they match."""
     if pattern is None:
         return
-    for n, (name, members) in enumerate(found.units.items()):
-        around = [i for i, rank in enumerate(ranks) if rank == n + 1 and i not in members]
-        inside = [i for i in around if i > min(members) and i < max(members)]
-        if blocks.kernels_of(vertices, inside) > blocks.kernels_of(vertices, members):
+    weighted = [i for i, vertex in enumerate(vertices) if vertex.layers]
+    matched: set[int] = set().union(*found.units.values())
+    filled = [i for i in weighted if i not in matched and 0 < ranks[i] <= len(found.units)]
+    for n, members in enumerate(found.units.values()):
+        inside = [i for i in filled if ranks[i] == n + 1 and min(members) < i < max(members)]
+        is_whole = weighted[0] in members and weighted[-1] in members
+        kernels = blocks.kernels_of(vertices, inside)
+        if kernels > blocks.kernels_of(vertices, members) or (is_whole and kernels):
             raise RuleError(
                 f"`block`={pattern.pattern!r} joins layers that lie apart into one block: "
                 f"{listed((vertices[i].path for i in sorted(members)), 4)}, with "
                 f"{listed((vertices[i].path for i in inside), 4)} between them. Say more in the "
                 "pattern, such as the number of the block."
             )
+    if blocks.kernels_of(vertices, filled) > blocks.kernels_of(vertices, matched):
+        raise RuleError(
+            f"`block`={pattern.pattern!r} leaves most layers between the blocks: "
+            f"{listed(vertices[i].path for i in filled)}. Say less in the pattern, so that it "
+            "matches the layers of every block."
+        )
 
 
 def _placed(

@@ -6,8 +6,10 @@ inception module.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import keras
 
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import graph
@@ -25,6 +27,7 @@ class _Piece:
     members: list[int]
     kernels: int
     has_branches: bool
+    norms: list[int] = field(default_factory=list)
 
 
 def by_stretches(vertices: Sequence[Vertex], inside: Sequence[int], heads: set[int]) -> Blocks:
@@ -95,9 +98,14 @@ def _pieces(vertices: Sequence[Vertex], chosen: Sequence[int], heads: set[int]) 
         elif vertices[i].kernels or (vertices[i].layers and not pieces):
             pieces.append(_Piece([i], vertices[i].kernels, False))
         elif vertices[i].layers:
-            pieces[-1].members.append(i)
+            pieces[-1].norms.append(i)
         stretch = []
     rest = [k for k in stretch if vertices[k].layers]
+    branching = [piece for piece in pieces if piece.has_branches]
+    if len(branching) > 1 and branching[-1].norms and not branching[-2].norms:
+        branching[-1].norms.clear()  # the final norm of a network is in no block
+    for piece in pieces:
+        piece.members += piece.norms
     if rest and not heads:  # what lies between the last point and the heads is no block
         pieces.append(_Piece(rest, kernels_of(vertices, rest), True))
     return pieces
@@ -159,10 +167,12 @@ def _with_attention(vertices: Sequence[Vertex], pieces: Sequence[_Piece]) -> lis
 
 
 def _name(vertices: Sequence[Vertex], members: Sequence[int]) -> str:
-    """The closing layer of a stretch where it has a name of its own, or else its first layer."""
-    last = vertices[members[-1]]
-    if isinstance(last.layer, graph.keras.Layer) and not graph.is_automatic(last.layer):
-        return last.path
+    """The join of a stretch where it has a name of its own, or else its first layer."""
+    for i in reversed(members):
+        vertex = vertices[i]
+        is_named = isinstance(vertex.layer, keras.Layer) and not graph.is_automatic(vertex.layer)
+        if vertex.joins and is_named:
+            return vertex.path
     return next(vertices[i].path for i in members if vertices[i].layers)
 
 
