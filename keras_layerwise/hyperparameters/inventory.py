@@ -1,5 +1,6 @@
 """The hyperparameters of a model and of its ``fit``, read from the objects themselves."""
 
+import contextlib
 import hashlib
 import inspect
 import re
@@ -170,12 +171,16 @@ def weights_fingerprint(model: Any) -> str:
 
 
 def learning_rate(model: Any) -> float | None:
-    """The learning rate at this step; None without an optimizer that has one."""
-    optimizer: Any = getattr(model, "optimizer", None)
-    try:
-        return number(optimizer.learning_rate)
-    except (AttributeError, TypeError, ValueError):
-        return None
+    """The learning rate at this step; None without an optimizer that has one.
+
+    Of a model that trains with optimizers of its own, it is the first one's.
+    """
+    found = fitting.optimizers_of(model)
+    compiled = getattr(model, "optimizer", None)
+    for optimizer in sorted(found, key=lambda each: each is compiled):
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            return number(optimizer.learning_rate)
+    return None
 
 
 def number(value: Any) -> float:
