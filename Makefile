@@ -74,23 +74,18 @@ clean:
 	.venv/bin/python -m pip install -q -e ".[$*]"
 	touch $@
 
-# TensorFlow is a dependency, so the package goes in without its dependencies
-# where another backend takes TensorFlow's place. PyTorch's builds are pinned
-# exactly and resolved alone, lest another requirement choose the build.
+# The backend goes first: PyTorch's builds share a version, and the one that
+# is pinned here has to be in place before another requirement chooses.
 .venv-jax/stamp: BACKEND = $(JAX)
 .venv-torch/stamp: BACKEND = $(TORCH)
-.venv-jax/stamp .venv-torch/stamp: .venv-%/stamp: pyproject.toml .ci/requirements.py
+.venv-jax/stamp .venv-torch/stamp: .venv-%/stamp: pyproject.toml
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install -q "$(BACKEND)"
-	.venv-$*/bin/python .ci/requirements.py --without tensorflow test > .venv-$*/requirements.txt
-	.venv-$*/bin/python -m pip install -q -r .venv-$*/requirements.txt
-	.venv-$*/bin/python -m pip install -q --no-deps -e .
+	.venv-$*/bin/python -m pip install -q -e ".[$*,test]"
 	touch $@
 
-# TensorBoard before 2.21 imports pkg_resources, which setuptools has dropped.
-.venv-oldest/stamp: pyproject.toml .ci/requirements.py
+.venv-oldest/stamp: pyproject.toml .ci/oldest.py
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python .ci/requirements.py --oldest test > .venv-oldest/requirements.txt
-	.venv-oldest/bin/python -m pip install -q -r .venv-oldest/requirements.txt "setuptools<81"
-	.venv-oldest/bin/python -m pip install -q --no-deps -e .
+	.venv-oldest/bin/python .ci/oldest.py tensorflow > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install -q -c .venv-oldest/constraints.txt -e ".[tensorflow,test]"
 	touch $@

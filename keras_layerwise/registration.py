@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+BACKENDS = ("tensorflow", "jax", "torch")
+
 
 def once_keras_is_loaded(module: str) -> None:
     """Imports `module` now if Keras is loaded, and else as soon as it is."""
@@ -38,11 +40,32 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
             execute = spec.loader.exec_module
 
             def execute_and_register(keras: ModuleType) -> None:
-                execute(keras)
+                try:
+                    execute(keras)
+                except (ImportError, ValueError) as error:
+                    sys.meta_path.insert(0, self)  # for the next attempt
+                    error.add_note(_advice(error))
+                    raise
                 _import(self.module)
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign, assignment]
         return spec
+
+
+def _advice(error: ImportError | ValueError) -> str:
+    """What to install or to set where Keras cannot load its backend."""
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    missing = (getattr(error, "name", None) or "").partition(".")[0]
+    if missing in BACKENDS and missing not in installed:
+        advice = f"Keras's backend {missing!r} is not installed. Install it: "
+        advice += f"pip install 'keras-layerwise[{missing}]'."
+    else:
+        advice = "Keras cannot load the backend that KERAS_BACKEND or its keras.json names. "
+        advice += f"keras-layerwise works with {', '.join(BACKENDS)}: "
+        advice += f"pip install 'keras-layerwise[{BACKENDS[0]}]' (or another of the three)."
+    if installed:
+        advice += f" Or use what is installed: set KERAS_BACKEND to {' or '.join(installed)}."
+    return advice
 
 
 def _import(module: str) -> None:

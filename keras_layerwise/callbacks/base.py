@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 
@@ -44,8 +44,9 @@ class RunCallback(keras.callbacks.Callback):
 
     _made_with: tuple[tuple[Any, ...], dict[str, Any]]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "RunCallback":
-        self = super().__new__(cls)
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keeps the arguments, for copies."""
+        self: Self = super().__new__(cls)
         self._made_with = args, kwargs
         return self
 

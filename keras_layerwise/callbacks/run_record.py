@@ -68,21 +68,19 @@ def history_of(record: Record) -> dict[str, list[Any]]:
 
 
 def unlike(record: Record, now: Mapping[str, Any], ignored: Iterable[str]) -> list[Difference]:
-    """What of a configuration is nothing that the run has ever had; unknown is never unlike."""
-    globs = (*BUDGET, *ignored)
+    """What of a configuration is nothing that the run has ever had.
+
+    What is unknown on one of the sides, and what may change, is not compared.
+    """
     history = history_of(record)
-    return [
-        found
-        for key in sorted({*history, *now})
-        if not matches(key, globs)
-        and UNKNOWN not in (value := now.get(key, ABSENT), *history.get(key, [ABSENT])[:1])
-        and all((found := _only(key, old, value)) for old in history.get(key, [ABSENT]))
-        and (found := _only(key, history.get(key, [ABSENT])[-1], value))
-    ]
-
-
-def _only(key: str, old: Any, new: Any) -> Difference | None:
-    return next(iter(differences({key: old}, {key: new})), None)
+    found = []
+    for key in sorted({*history, *now}):
+        values, value = history.get(key, [ABSENT]), now.get(key, ABSENT)
+        if UNKNOWN in (value, values[0]) or matches(key, (*BUDGET, *ignored)):
+            continue
+        if all(differences({key: old}, {key: value}) for old in values):
+            found.append(Difference(key, values[-1], value))
+    return found
 
 
 def last_values(record: Record) -> dict[str, Any]:

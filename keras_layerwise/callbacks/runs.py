@@ -33,11 +33,13 @@ class Run:
         directory: absolute; None where nothing is written.
         began: how the ``fit`` that is going on came to it: ``"new"``, ``"continued"`` by
             the same model in this process, or ``"resumed"`` from a checkpoint.
+        is_late: whether training went on before the run could begin.
     """
 
     def __init__(self, directory: Path | None, mark: Mark, began: str, weights: int | None) -> None:
         self.directory = directory
         self.began = began
+        self.is_late = False
         self._mark = mark
         self._weights = weights
         # A count of the optimizers plus this is the run's step.
@@ -199,6 +201,7 @@ class Fit:
                         f"recorded in {str(directory)!r}."
                     )
         run = Run(directory, mark, "new", None if late else weights_digest(model))
+        run.is_late = late and count != self._count
         run.step(model)
         return run
 

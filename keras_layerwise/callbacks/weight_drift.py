@@ -1,6 +1,5 @@
 """How far every layer has moved: statistics, alarms and charts while a model trains."""
 
-import contextlib
 import os
 import threading
 import warnings
@@ -8,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from keras_layerwise.backend.processes import is_chief
+from keras_layerwise.callbacks.base import RunCallback, print_loss
+from keras_layerwise.callbacks.runs import Run
 from keras_layerwise.drift import reference as references
 from keras_layerwise.drift import tracker as tracking
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.drift.tracker import Alarm, Record, Tracker, View
+from keras_layerwise.hyperparameters.fit import trains_itself
 from keras_layerwise.model import selectors
-from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import charts, schema
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.schema import Row, Series
@@ -29,7 +28,7 @@ DEFAULT_STATISTICS = tuple(name for name in schema.STATISTICS if name != "update
 _MODEL_SCALARS = ("l2", "relative_l2", "cosine")
 
 
-class WeightDrift(keras.callbacks.Callback):
+class WeightDrift(RunCallback):
     """Records how far every layer's weights have moved from a reference.
 
     There is a row for each layer's trainable weights and one, marked, for its
@@ -99,7 +98,7 @@ class WeightDrift(keras.callbacks.Callback):
         verbose: int = 0,
         flush_seconds: float = 10.0,
     ) -> None:
-        super().__init__()
+        super().__init__(log_dir)
         _one_of("scalars", scalars, ("model", "all", "none"))
         _one_of("on_nonfinite", on_nonfinite, ("warn", "stop", "raise"))
         if update_freq != "epoch" and not (isinstance(update_freq, int) and update_freq > 0):
@@ -112,8 +111,7 @@ class WeightDrift(keras.callbacks.Callback):
         if select is not None:
             selectors.check_type(select)
         _check_reference(reference)
-        self.log_dir = Path(log_dir)
-        self._asked = reference
+        self._reference = reference
         self._every = None if update_freq == "epoch" else int(update_freq)
         self._select = select
         self._statistics = tuple(name for name in schema.STATISTICS if name in names)
@@ -124,13 +122,13 @@ class WeightDrift(keras.callbacks.Callback):
         self._on_nonfinite = on_nonfinite
         self._verbose = verbose
         self._flush_seconds = flush_seconds
-        self._writer: EventWriter | None = None
         self._saving: threading.Thread | None = None
         self._lost = 0
         self._tracker: Tracker | None = None
-        self._resumed: bool | None = None
+        self._followed: Run | None = None
         self._batch: int | None = None
         self._first_epoch = True
+        self._recorded: int | None = None
         self._forget()
 
     @property
@@ -189,45 +187,38 @@ class WeightDrift(keras.callbacks.Callback):
 
     # What Keras calls.
 
-    def set_model(self, model: Any) -> None:
-        """Begins anew where the model is another than before."""
-        if model is not getattr(self, "_model", None):
-            self._forget()
-        super().set_model(model)
+    def on_run_begin(self) -> None:
+        """Opens the event file, so that what can not be written fails here; takes the reference.
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Opens the event file, so that what can not be written fails here."""
-        self._close()
-        if is_chief():
-            self._writer = EventWriter(self.log_dir / schema.DRIFT_DIR, self._flush_seconds)
-        for optimizer in layerwise_optimizers(self.model.optimizer):
-            optimizer.attach(self.model)
+        Here because other callbacks may restore weights before.
+        """
+        if self.run.began == "new" or self._followed is not self.run:
+            self._forget()
+        self._followed = self.run
+        self.open_writer(schema.DRIFT_DIR, self._flush_seconds)
+        if self._tracker is None:
+            self._take_reference()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Takes the reference, here because other callbacks may restore weights before."""
+        """Counts from here."""
+        super().on_epoch_begin(epoch, logs)
         self._epoch_start = self._checked = self._batches()
         self._batch = None
-        if self._resumed is None:
-            self._resumed = self._epoch_start > 0
-        if self._tracker is None:
-            self._begin()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Records the steps before this one.
-
-        At a batch's begin rather than the end of the one before, because
-        Keras waits for every step on JAX where a callback looks at its end.
-        """
+        """Records the steps before this one."""
+        super().on_train_batch_begin(batch, logs)
         self._batch = batch
         if self._tracker is None:
-            self._begin()
+            self._take_reference()
         elif self._every is not None:
             self._record_if_due(self._tracker, self._epoch_start + batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Records the epoch, and draws it."""
+        super().on_epoch_end(epoch, logs)
         if self._tracker is None:
-            self._begin()
+            self._take_reference()
         tracker = self._tracker
         if tracker is None:
             return
@@ -243,19 +234,17 @@ class WeightDrift(keras.callbacks.Callback):
             if self._writer is not None:
                 self._draw(self._writer, tracker, step)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_run_end(self, error: BaseException | None) -> None:
         """Closes the event file and reports."""
-        self._close()
-        if self._lost:
-            # Standard output may go to the same full disk.
-            with contextlib.suppress(OSError):
-                print(f"WeightDrift: {self._lost} records could not be written to {self.log_dir}.")
-        if self._verbose and is_chief():
+        self.close()
+        print_loss("WeightDrift", self._lost, self.directory)
+        if self._verbose and error is None and is_chief():
             self.summary()
 
     # How it is done.
 
     def _forget(self) -> None:
+        self._followed = None
         self._tracker = None
         self._about = ""
         self._records: list[Record] = []
@@ -263,33 +252,27 @@ class WeightDrift(keras.callbacks.Callback):
         self._tags: dict[str, str] = {}
         self._alarmed: set[tuple[str, str]] = set()
         self._first_epoch = True
-        self._resumed = self._batch = None
+        self._batch = None
         self._epoch_start = self._checked = 0
-        self._recorded: tuple[int, int] | None = None
+        self._recorded = None
 
-    def _close(self) -> None:
+    def close(self) -> int:
+        """Waits for the reference's file, and closes the outputs."""
         if self._saving is not None:
             self._saving.join()
             self._saving = None
-        if self._writer is not None:
-            self._writer.close()
-            self._lost += self._writer.lost
-            self._writer = None
+        lost = super().close()
+        self._lost += lost
+        return lost
 
     def _batches(self) -> int:
         """How many batches were trained on, across runs."""
         optimizer = self.model.optimizer
-        if optimizer is None:  # a custom train_step with optimizers of its own
-            return self._epoch_start + (0 if self._batch is None else self._batch + 1)
-        return self._step() * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
+        if optimizer is None or trains_itself(self.model):
+            return self.step()
+        return self.step() * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
 
-    def _step(self) -> int:
-        optimizer = self.model.optimizer
-        if optimizer is None:
-            return self._batches()
-        return int(ops.convert_to_numpy(ops.convert_to_tensor(optimizer.iterations)))
-
-    def _begin(self) -> None:
+    def _take_reference(self) -> None:
         """Takes the reference, where weights exist."""
         view = tracking.look(self.model, self._select, self._per_weight)
         if view is None:
@@ -300,7 +283,7 @@ class WeightDrift(keras.callbacks.Callback):
             view,
             reference,
             self._statistics,
-            moving=_is(self._asked, "previous"),
+            moving=_is(self._reference, "previous"),
             select=self._select,
             per_weight=self._per_weight,
         )
@@ -309,13 +292,13 @@ class WeightDrift(keras.callbacks.Callback):
 
     def _make_reference(self, view: View) -> tuple[Reference, str, bool]:
         """The reference, what it is in words, and whether a resumed run needs a file of it."""
-        asked = self._asked
+        asked = self._reference
         if _is(asked, "previous"):
             return Reference.taken(view.watched), "the previous record", False
         if _is(asked, "initial"):
-            if self._resumed and self._file.exists():
+            if self.run.began != "new" and self._file.exists():
                 return (*references.load(self._file, view.sites), False)
-            step = self._step()
+            step = self.step()
             about = f"the weights at step {step}, the first seen" if step else "the initial weights"
             return Reference.taken(view.watched), about, True
         if isinstance(asked, (list, tuple)):
@@ -328,7 +311,8 @@ class WeightDrift(keras.callbacks.Callback):
 
     @property
     def _file(self) -> Path:
-        return self.log_dir / schema.DRIFT_DIR / schema.REFERENCE_FILE
+        directory = self.directory or Path()  # which is that of log_dir, never None
+        return directory / schema.DRIFT_DIR / schema.REFERENCE_FILE
 
     def _keep(self, tracker: Tracker) -> None:
         """Writes the reference for a resumed run, without holding up this one."""
@@ -356,22 +340,21 @@ class WeightDrift(keras.callbacks.Callback):
         self._checked = batches
 
     def _record(self, tracker: Tracker) -> None:
-        step, reference = self._step(), tracker.reference
-        at = (id(self.model.optimizer), step)
-        if at == self._recorded:  # while gradients are accumulated
+        step, reference = self.step(), tracker.reference
+        if step == self._recorded:  # while gradients are accumulated
             return
-        self._recorded = at
+        self._recorded = step
         record = tracker.record(step)
         self._records.append(record)
         if self._writer is not None:
             self._write(self._writer, record)
         self._say(record.alarms, step)
-        if tracker.reference is not reference and _is(self._asked, "initial"):
+        if tracker.reference is not reference and _is(self._reference, "initial"):
             self._keep(tracker)
         if record.nonfinite and self._on_nonfinite == "stop":
             self.model.stop_training = True
         if record.nonfinite and self._on_nonfinite == "raise":
-            self._close()
+            self.close()
             raise FloatingPointError(
                 f"Weights are not finite at step {step}: {', '.join(record.nonfinite[:10])}."
             )

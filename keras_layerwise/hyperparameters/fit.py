@@ -107,7 +107,8 @@ def optimizers_of(model: Any) -> list[Any]:
     """All optimizers found on `model`: the one it was compiled with first, then its own.
 
     A model with a ``train_step`` of its own keeps its optimizers in attributes,
-    also in lists and dicts.
+    also in lists and dicts. Keras's default, which ``compile()`` makes for such a
+    model and which never makes a step, is left out.
     """
     found: list[Any] = []
     inner: set[int] = set()
@@ -117,25 +118,28 @@ def optimizers_of(model: Any) -> list[Any]:
             if isinstance(member, keras.optimizers.Optimizer) and member not in found:
                 found.append(member)
                 inner |= set(_inside(member))
-    return [optimizer for optimizer in found if id(optimizer) not in inner]
+    outer = [optimizer for optimizer in found if id(optimizer) not in inner]
+    return outer[1:] if len(outer) > 1 and _is_unused(model, outer[0]) else outer
+
+
+def _is_unused(model: Any, optimizer: Any) -> bool:
+    is_default = optimizer is model.optimizer and type(optimizer) is keras.optimizers.RMSprop
+    return is_default and not int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
 def _inside(optimizer: Any) -> Iterator[int]:
     """Ids of the optimizers that `optimizer` wraps."""
-    for member in (getattr(optimizer, "inner_optimizer", None), *_members(optimizer)):
+    members = getattr(optimizer, "optimizers", None) or ()
+    for member in (getattr(optimizer, "inner_optimizer", None), *members):
         if member is not None:
             yield id(member)
             yield from _inside(member)
 
 
-def _members(optimizer: Any) -> tuple[Any, ...]:
-    return tuple(getattr(optimizer, "optimizers", None) or ())
-
-
 def trains_itself(model: Any) -> bool:
     """Whether `model` trains with optimizers of its own, so that its steps are its batches."""
     compiled = getattr(model, "optimizer", None)
-    return compiled is None or any(found is not compiled for found in optimizers_of(model))
+    return compiled is None or optimizers_of(model) != [compiled]
 
 
 def step_count(model: Any) -> int:

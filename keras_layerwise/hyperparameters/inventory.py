@@ -1,7 +1,6 @@
 """The hyperparameters of a model and of its ``fit``, read from the objects themselves."""
 
 import contextlib
-import hashlib
 import inspect
 import re
 from collections import Counter
@@ -13,11 +12,12 @@ import numpy as np
 
 from keras_layerwise.callbacks.unfreeze import GradualUnfreeze
 from keras_layerwise.hyperparameters import fit as fitting
+from keras_layerwise.hyperparameters.describe import describe, describe_object, nested
+from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.runtime import runtime
-from keras_layerwise.model import structure
-from keras_layerwise.model.selectors import label
+from keras_layerwise.model import selectors, structure
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
-from keras_layerwise.storage.record import UNKNOWN, flat, plain
+from keras_layerwise.storage.record import UNKNOWN, flat
 
 # Callbacks that write down what happens, and change nothing in it.
 _OBSERVERS = (
@@ -81,103 +81,12 @@ def settings_of(model: Any) -> dict[str, Any]:
     )
 
 
-class Names:
-    """The layers and weights of a model under names that do not depend on the process.
-
-    Attributes:
-        layers: each layer below the model by its path, in the model's order.
-        paths: those paths by ``id(layer)``.
-        sites: ``(path, site)`` of every weight.
-        weights: path in this process to path in the record, of each weight.
-        renamed: path in the record to path in this process, of each layer where they differ.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.layers: dict[str, Any] = {}
-        self.paths: dict[int, str] = {id(model): structure.MODEL}
-        self.renamed: dict[str, str] = {}
-        counts: Counter[str] = Counter()
-        own: dict[int, str] = {}
-
-        def visit(parent: Any, path: str, actual: str) -> None:
-            for layer in structure.sublayers(parent):
-                if id(layer) in self.paths:
-                    continue
-                if id(layer) not in own:
-                    own[id(layer)] = _stable_name(layer, counts)
-                inner = self._unique(f"{path}/{own[id(layer)]}" if path else own[id(layer)])
-                inner_actual = f"{actual}/{layer.name}" if actual else layer.name
-                self.paths[id(layer)] = inner
-                self.layers[inner] = layer
-                if inner != inner_actual:
-                    self.renamed[inner] = inner_actual
-                visit(layer, inner, inner_actual)
-
-        visit(model, "", "")
-        used: Counter[str] = Counter()
-        self.sites = []
-        self.weights: dict[str, str] = {}
-        for site in structure.sites(model):
-            path = f"{self.paths[id(site.layer)]}/{site.weight.name}"
-            used[path] += 1
-            path = path if used[path] == 1 else f"{path}#{used[path]}"
-            self.sites.append((path, site))
-            # An optimizer that was built before it knew its model has Keras's own paths.
-            self.weights.setdefault(getattr(site.weight, "path", site.path), path)
-            self.weights[site.path] = path
-
-    def stable_label(self, text: str | None) -> str | None:
-        """A rule's text, with the name that a layer has here."""
-        kind, _, name = (text or "").partition(" ")
-        for path, layer in self.layers.items():
-            if kind == "layer" and layer.name == name:
-                return f"layer {path.rpartition('/')[2]}"
-        return text
-
-    def _unique(self, path: str) -> str:
-        number, unique = 1, path
-        while unique in self.layers:
-            number += 1
-            unique = f"{path}#{number}"
-        return unique
-
-
-def _stable_name(layer: Any, counts: Counter[str]) -> str:
-    """The layer's name; if Keras made it up, numbered anew as in a fresh process."""
-    stem = re.sub(r"_\d+$", "", layer.name)
-    if stem.replace("_", "") != type(layer).__name__.replace("_", "").lower():
-        return str(layer.name)
-    counts[stem] += 1
-    return stem if counts[stem] == 1 else f"{stem}_{counts[stem] - 1}"
-
-
-def weights_fingerprint(model: Any) -> str:
-    """SHA-256 of every weight's dtype, shape and bytes, in the model's order.
-
-    The same for equal weights on every backend, and after save and reload;
-    ``"unknown"`` where other processes hold parts of the weights.
-    """
-    digest = hashlib.sha256()
-    for site in structure.sites(model):
-        value = site.weight.value
-        if not (getattr(value, "is_fully_addressable", True) or value.is_fully_replicated):
-            return UNKNOWN
-        value = np.ascontiguousarray(keras.ops.convert_to_numpy(value))
-        little = value.astype(value.dtype.newbyteorder("<"), copy=False)
-        shape = ",".join(str(size) for size in value.shape)
-        digest.update(f"{keras.backend.standardize_dtype(site.weight.dtype)}[{shape}]".encode())
-        digest.update(little.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def learning_rate(model: Any) -> float | None:
     """The learning rate at this step; None without an optimizer that has one.
 
     Of a model that trains with optimizers of its own, it is the first one's.
     """
-    found = fitting.optimizers_of(model)
-    compiled = getattr(model, "optimizer", None)
-    for optimizer in sorted(found, key=lambda each: each is compiled):
+    for optimizer in fitting.optimizers_of(model):
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             return number(optimizer.learning_rate)
     return None
@@ -189,31 +98,19 @@ def number(value: Any) -> float:
     return float(str(array[()])) if array.dtype.kind == "f" else float(array)
 
 
-def _short(value: float) -> float:
-    """A float that went through float32 in Keras, as it was before: 0.3, not 0.30000001192."""
-    if not np.isfinite(value) or abs(value) > np.finfo(np.float32).max:
-        return value
-    single = np.float32(value)
-    return float(str(single)) if float(single) == value else value
-
-
 # Architecture.
 
 
 def _architecture(model: Any, names: Names) -> dict[str, Any]:
-    leaves = [
-        layer
-        for layer in names.layers.values()
-        if not isinstance(layer, (keras.Model, keras.layers.InputLayer))
-    ]
-    sizes = [getattr(layer, "units", getattr(layer, "filters", None)) for layer in leaves]
-    widths = [int(size) for size in sizes if isinstance(size, int)]
+    leaves = list(_leaves(model, set()))
+    widths = [width for width in map(_width, leaves) if width is not None]
+    hidden = max(len(widths) - _outputs(model), 0)
     trainable = {id(weight) for weight in model.trainable_weights}
     return {
         "class": type(model).__name__,
         "number_of_layers": len(leaves),
-        "hidden_layers": max(len(widths) - _outputs(model), 0),
-        "hidden_units": widths[: max(len(widths) - _outputs(model), 0)],
+        "hidden_layers": hidden,
+        "hidden_units": widths[:hidden],
         "parameters": _count(model.weights) if model.built else UNKNOWN,
         "trainable_parameters": _count(model.trainable_weights) if model.built else UNKNOWN,
         "layers": {
@@ -223,6 +120,28 @@ def _architecture(model: Any, names: Names) -> dict[str, Any]:
         },
         "weights": {path: _weight(site, names, trainable) for path, site in names.sites},
     }
+
+
+def _leaves(parent: Any, seen: set[int]) -> Iterator[Any]:
+    """The layers that a reader would count; what one of Keras's own is made of is part of it."""
+    for layer in structure.sublayers(parent):
+        if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
+            continue
+        seen.add(id(layer))
+        if not isinstance(layer, keras.Model):
+            yield layer
+        if isinstance(layer, keras.Model) or not type(layer).__module__.startswith("keras."):
+            yield from _leaves(layer, seen)
+
+
+def _width(layer: Any) -> int | None:
+    """Units or filters of a layer, of what it wraps or of its cell; None where it has neither."""
+    size = getattr(layer, "units", getattr(layer, "filters", None))
+    if isinstance(size, int):
+        return size
+    inner = getattr(layer, "cell", None) or getattr(layer, "layer", None)
+    inner = inner or getattr(layer, "forward_layer", None)
+    return _width(inner) if selectors.is_layer(inner) else None
 
 
 def _outputs(model: Any) -> int:
@@ -332,7 +251,10 @@ def describe_callbacks(callbacks: Sequence[Any]) -> dict[str, Any]:
 
 def _callback_settings(callback: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(callback, GradualUnfreeze):
-        yield "epochs", {str(epoch): label(select) for epoch, select in callback.epochs.items()}
+        yield (
+            "epochs",
+            {str(epoch): selectors.label(select) for epoch, select in callback.epochs.items()},
+        )
         return
     for name, parameter in inspect.signature(type(callback).__init__).parameters.items():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
@@ -360,7 +282,7 @@ def _optimizer(optimizer: Any, names: Names) -> dict[str, Any]:
     config = _config(optimizer)
     rate = config.pop("learning_rate", None)
     if isinstance(rate, Mapping):
-        found["learning_rate_schedule"] = _nested(rate)
+        found["learning_rate_schedule"] = nested(rate)
     elif isinstance(rate, float):
         found["learning_rate"] = number(optimizer.learning_rate)
     members = getattr(optimizer, "optimizers", ())
@@ -387,7 +309,7 @@ def _assignments(optimizer: LayerwiseOptimizer, names: Names) -> Any:
         return UNKNOWN
     found = {}
     for setting in config["assignment"]:
-        rule = {key: _nested(value) for key, value in setting["rule"].items()}
+        rule = {key: nested(value) for key, value in setting["rule"].items()}
         if rule["multiplier"] is None and rule["learning_rate"] is None:
             rule["multiplier"] = 1.0
         path = names.weights.get(setting["path"], setting["path"])
@@ -451,76 +373,3 @@ def _weight_decay(model: Any, names: Names) -> dict[str, Any]:
         if site.weight.trainable and not optimizer._use_weight_decay(site.weight)
     ]
     return {"value": float(decay), "excluded": excluded}
-
-
-# Objects in words.
-
-
-def describe_object(value: Any) -> Any:
-    """Any Keras object, function or nesting of them, as `describe` would its serialized form."""
-    if isinstance(value, (list, tuple)):
-        return [describe_object(member) for member in value]
-    if isinstance(value, Mapping):
-        return {str(key): describe_object(member) for key, member in value.items()}
-    if inspect.isfunction(value) or inspect.isbuiltin(value) or inspect.isclass(value):
-        return value.__name__
-    if hasattr(value, "get_config"):
-        try:
-            # Some of Keras's losses leave what they were made with out of their config.
-            config = {**value.get_config(), **getattr(value, "_fn_kwargs", {})}
-            return describe({"class_name": type(value).__name__, "config": config})
-        except Exception:  # an object of the user's own need not be serializable
-            return type(value).__name__
-    return describe(value)
-
-
-def describe(value: Any) -> Any:
-    """A value out of ``get_config`` on one line where it is an object.
-
-    Example:
-
-    >>> describe({"module": "keras.regularizers", "class_name": "L2", "config": {"l2": 0.01}})
-    'L2(l2=0.01)'
-    """
-    if isinstance(value, Mapping) and "class_name" in value and "config" in value:
-        return _object_text(value)
-    if isinstance(value, Mapping):
-        return {str(key): describe(member) for key, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [describe(member) for member in value]
-    try:
-        return plain(_short(value) if type(value) is float else value)
-    except TypeError:
-        pass
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        array = np.ascontiguousarray(keras.ops.convert_to_numpy(value))
-        digest = hashlib.sha256(array.tobytes()).hexdigest()[:16]
-        return f"array {list(array.shape)} {array.dtype} sha256:{digest}"
-    return getattr(value, "__name__", type(value).__name__)
-
-
-def _object_text(value: Mapping[str, Any]) -> str:
-    config, name = value["config"], str(value["class_name"])
-    if name == "__lambda__":
-        return "lambda"
-    if name == "function" or isinstance(config, str):
-        return str(config)
-    if name == "DTypePolicy" and isinstance(config, Mapping):
-        return str(config["name"])
-    if not isinstance(config, Mapping):
-        return name
-    settings = {key: describe(v) for key, v in config.items() if key != "name" and v is not None}
-    return f"{name}({', '.join(f'{key}={v}' for key, v in settings.items())})"
-
-
-def _nested(value: Any) -> Any:
-    """A serialized schedule as keys of its own, so that each number can be compared."""
-    if isinstance(value, Mapping) and "class_name" in value and "config" in value:
-        config = value["config"]
-        inner = (
-            {key: _nested(member) for key, member in config.items() if key != "name"}
-            if isinstance(config, Mapping)
-            else {"config": describe(config)}
-        )
-        return {"class": value["class_name"], **inner}
-    return describe(value)

@@ -13,7 +13,7 @@ import pytest
 
 import keras_layerwise as kl
 from keras_layerwise.callbacks import freeze
-from keras_layerwise.hyperparameters.inventory import weights_fingerprint
+from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
 from keras_layerwise.storage.record import RecordError, load_record
 
 x = np.linspace(0, 1, 32, dtype="float32").reshape(8, 4)

@@ -10,7 +10,7 @@ import pytest
 
 import keras_layerwise as kl
 from keras_layerwise.hyperparameters import fit as fitting
-from keras_layerwise.hyperparameters.inventory import weights_fingerprint
+from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
 from keras_layerwise.hyperparameters.runtime import NEVER_SET, UNKNOWN
 from keras_layerwise.storage.record import fingerprint, flat, plain
 
@@ -53,6 +53,22 @@ def test_the_network_of_the_textbook():
         "initializer": "GlorotUniform()",
         "trainable": True,
     }
+
+
+def test_what_one_layer_is_made_of_is_not_counted_beside_it():
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Embedding(50, 8),
+            keras.layers.Bidirectional(keras.layers.LSTM(16)),
+            keras.layers.RepeatVector(2),
+            keras.layers.TimeDistributed(keras.layers.Dense(4)),
+            keras.layers.RNN(keras.layers.GRUCell(5)),
+            keras.layers.Dense(1),
+        ]
+    )
+    found = kl.inventory(model)["architecture"]
+    assert (found["number_of_layers"], found["hidden_units"]) == (6, [16, 4, 5])
 
 
 def test_it_is_plain_and_flat_at_every_stage():
