@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.drift import Figure
 from keras_layerwise.storage import schema
 from keras_layerwise.storage.events import EventWriter
-from tests import tab_browser
+from tests.shared import tab_browser
 
 LAYERS, RECORDS, RUNS = 500, 10_000, 3
 STATISTICS = schema.STATISTICS[:8]

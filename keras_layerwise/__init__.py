@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from keras_layerwise.callbacks.rate_monitor import LearningRateMonitor as LearningRateMonitor
     from keras_layerwise.callbacks.unfreeze import GradualUnfreeze as GradualUnfreeze
     from keras_layerwise.callbacks.weight_drift import WeightDrift as WeightDrift
+    from keras_layerwise.drift.statistics import Statistic as Statistic
     from keras_layerwise.errors import FrozenHyperparameterError as FrozenHyperparameterError
     from keras_layerwise.errors import RuleError as RuleError
     from keras_layerwise.hyperparameters.inventory import inventory as inventory
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from keras_layerwise.optimizer.presets import layer_decay as layer_decay
     from keras_layerwise.optimizer.rules import Assignment as Assignment
     from keras_layerwise.optimizer.rules import Rule as Rule
+    from keras_layerwise.optimizer.rules import Rules as Rules
     from keras_layerwise.storage.record import Record as Record
     from keras_layerwise.storage.record import load_record as load_record
     from keras_layerwise.storage.sinks import CSVSink as CSVSink
@@ -41,7 +43,9 @@ _MODULES = {
     "Record": "storage.record",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
+    "Rules": "optimizer.rules",
     "Sink": "storage.sinks",
+    "Statistic": "drift.statistics",
     "WeightDrift": "callbacks.weight_drift",
     "discriminative": "optimizer.presets",
     "inventory": "hyperparameters.inventory",
@@ -62,7 +66,9 @@ __all__ = [
     "Record",
     "Rule",
     "RuleError",
+    "Rules",
     "Sink",
+    "Statistic",
     "WeightDrift",
     "__version__",
     "discriminative",

@@ -62,7 +62,7 @@ def assignment_table(
             (
                 key,
                 f"{sum(member.parameters for member in members):,}",
-                _each(member.rule or "-" for member in members),
+                _each(rule for member in members for rule in (member.rule or "-").split(" | ")),
                 _each(
                     "own" if member.multiplier is None else number(member.multiplier)
                     for member in members

@@ -27,10 +27,17 @@ from keras_layerwise import (
     Rule,
     RuleError,
     load_record,
-    selectors,
 )
+from keras_layerwise.model import selectors
 from keras_layerwise.model.structure import sites, sites_of_variables
-from keras_layerwise.optimizer.rules import Setting, as_rules, resolve, rule_from_json, rule_to_json
+from keras_layerwise.optimizer.rules import (
+    Rules,
+    Setting,
+    as_rules,
+    resolve,
+    rule_from_json,
+    rule_to_json,
+)
 from keras_layerwise.storage.record import (
     Record,
     RecordError,
@@ -300,29 +307,47 @@ def test_text_that_is_no_name_is_a_glob(choose):
 
 @many
 @given(choosers)
-def test_the_first_rule_that_selects_a_weight_wins_and_each_rule_has_an_effect(choose):
+def test_each_setting_is_the_first_rules_that_says_it_and_each_rule_has_an_effect(choose):
     root, layers = a_model(choose)
     found = sites(root)
-    trainable = [i for i in range(len(found)) if choose(range(4)) < 3]
-    asked = dict.fromkeys(a_selector(choose, found, layers) for _ in range(choose(range(7))))
-    winners, effective, complaints = {}, [], []
-    for selector in asked:
+    may_train = [i for i in range(len(found)) if choose(range(4)) < 3]
+    asked = [
+        (a_selector(choose, found, layers), a_rule(choose)) for _ in range(choose(range(7)))
+    ]  # fmt: skip
+    expected, effective, complaints = {}, [], []
+    for selector, rule in asked:
         complaint = repr(selectors.label(selector))
         try:
-            picked = selectors.select(selector, found)
+            picked = [i for i in selectors.select(selector, found) if i in may_train]
         except RuleError as error:
             complaint, picked = str(error), []
-        free = [i for i in picked if i in trainable and i not in winners]
-        winners |= dict.fromkeys(free, selector)
-        if free:
-            effective.append(selector)
+        said = {
+            "rate": (rule.multiplier, rule.learning_rate),
+            "decay": rule.weight_decay,
+            "frozen": rule.frozen,
+        }
+        said = {key: value for key, value in said.items() if value not in (None, (None, None))}
+        new = [(i, key) for i in picked for key in said if (i, key) not in expected]
+        expected |= {(i, key): said[key] for i, key in new}
+        if new or (picked and not said):
+            effective.append((selector, rule))
         else:
             complaints.append(complaint)
     if complaints:
         with pytest.raises(RuleError) as raised:
-            resolve(asked, found, trainable)
+            resolve(Rules(asked), found, may_train)
         check_raised(raised.value, complaints[0])
-    assert resolve(effective, found, trainable) == winners
+    resolved = resolve(Rules(effective), found, may_train)
+    for i in range(len(found)):
+        rule = resolved[i].rule if i in resolved else Rule()
+        assert expected.get((i, "rate"), (None, None)) == (rule.multiplier, rule.learning_rate)
+        assert expected.get((i, "decay")) == rule.weight_decay
+        assert expected.get((i, "frozen"), False) == bool(rule.frozen)
+
+
+def a_rule(choose):
+    rate = choose([{}, {"multiplier": 0.5}, {"learning_rate": 0.1}])
+    return Rule(**rate, weight_decay=choose([None, 0.0]), frozen=choose([None, True, False]))
 
 
 @many
@@ -344,12 +369,13 @@ def test_rules_are_taken_or_refused_by_name(given_rules):
         every = [*values, *(given_rules.values() if isinstance(given_rules, dict) else ())]
         check_raised(error, *(repr(value)[:200] for value in every))
         return
-    assert list(rules) == list(given_rules)
-    for selector, value in given_rules.items():
-        assert rules[selector] == Rule(multiplier=float(value))
+    if given_rules is None:
+        return
+    assert [selector for selector, _ in rules] == list(given_rules)
+    assert [rule for _, rule in rules] == [Rule(multiplier=float(v)) for v in given_rules.values()]
 
 
-numbers = st.floats(0, 3e38) | st.integers(0, 10**6)
+numbers = st.just(0.0) | st.floats(1.2e-38, 3e38) | st.integers(0, 10**6)
 anything = (
     st.none()
     | st.booleans()
@@ -398,8 +424,8 @@ plain_rules = st.builds(
     Rule,
     multiplier=st.none() | numbers,
     weight_decay=st.none() | numbers,
-    frozen=st.booleans(),
-) | st.builds(Rule, learning_rate=numbers, frozen=st.booleans())
+    frozen=st.none() | st.booleans(),
+) | st.builds(Rule, learning_rate=numbers, frozen=st.none() | st.booleans())
 scheduled_rules = st.builds(Rule, multiplier=schedules) | st.builds(Rule, learning_rate=schedules)
 
 

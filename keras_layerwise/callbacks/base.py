@@ -53,7 +53,7 @@ class RunCallback(keras.callbacks.Callback):
     def __init__(self, log_dir: str | os.PathLike[str] | None, sinks: Iterable[Sink] = ()) -> None:
         super().__init__()
         self.log_dir = None if log_dir is None else Path(log_dir)
-        self._asked = None if log_dir is None else _local(log_dir)
+        self._wanted = None if log_dir is None else _local(log_dir)
         self._sinks = Sinks(sinks)
         self._writer: EventWriter | None = None
         self._fit: runs.Fit | None = None
@@ -133,19 +133,19 @@ class RunCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Joins the other callbacks of this ``fit``."""
         if self._is_open:
-            self._finish(RuntimeError("Training did not end, and another began."))
+            self._end_run(RuntimeError("Training did not end, and another began."))
         model = self.model
         for optimizer in layerwise_optimizers(model.optimizer):
             optimizer.attach(model)
         note_calling_frame(model)
         self._run = None
-        self._fit = runs.join(model, self, self._asked)
+        self._fit = runs.join(model, self, self._wanted)
         self._is_open = True
         self._stand_by()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begins the run's part of this ``fit``, and counts from here."""
-        self._begin()
+        self._begin_run()
         self.run.begin_epoch(self._steps_per_epoch())
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -154,7 +154,7 @@ class RunCallback(keras.callbacks.Callback):
         At their begin rather than at the end of the one before, because Keras
         waits for every step on JAX where a callback looks at its end.
         """
-        self._begin()
+        self._begin_run()
         run = self.run
         run.begin_batch(batch)
         if run.is_silent():
@@ -162,7 +162,7 @@ class RunCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Counts the last batch, and notes how far the run is."""
-        self._begin()
+        self._begin_run()
         model = self.model
         per_call = int(getattr(model, "steps_per_execution", 1) or 1)
         self.run.end_epoch(per_call, self._steps_per_epoch())
@@ -170,8 +170,8 @@ class RunCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Ends the run's part of this ``fit``."""
-        self._begin()
-        self._finish(None)
+        self._begin_run()
+        self._end_run(None)
 
     def on_train_error(self, error: BaseException) -> None:
         """Ends it where training raised or was interrupted."""
@@ -179,14 +179,14 @@ class RunCallback(keras.callbacks.Callback):
             return
         try:
             if not (self._fit and self._fit.is_refused):
-                self._begin(late=True)
-            self._finish(error)
+                self._begin_run(late=True)
+            self._end_run(error)
         except Exception as problem:  # must not hide the error that ended training
             warnings.warn(f"The run could not be completed: {problem}", stacklevel=2)
 
     # How it is done.
 
-    def _begin(self, late: bool = False) -> None:
+    def _begin_run(self, late: bool = False) -> None:
         if self._run is not None:
             return
         if self._fit is None:  # a loop that never said that training begins
@@ -196,7 +196,7 @@ class RunCallback(keras.callbacks.Callback):
             self.on_run_begin()
             self._stand_by()
 
-    def _finish(self, error: BaseException | None) -> None:
+    def _end_run(self, error: BaseException | None) -> None:
         self._is_open, self._fit = False, None
         atexit.unregister(self._at_exit)
         if self._run is None:

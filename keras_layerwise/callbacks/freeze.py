@@ -281,7 +281,7 @@ class FreezeHyperparameters(RunCallback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Reads everything once more, and completes the record."""
-        self._begin()
+        self._begin_run()
         self._check()
         super().on_train_end(logs)
 

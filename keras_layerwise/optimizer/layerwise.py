@@ -20,7 +20,7 @@ from keras_layerwise.backend.internals import trace_again
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import selectors, structure
 from keras_layerwise.optimizer import rules as rules_module
-from keras_layerwise.optimizer.rules import Assignment, Rule, Schedule, Setting
+from keras_layerwise.optimizer.rules import Assignment, Rule, Rules, Schedule, Setting
 from keras_layerwise.optimizer.slots import Slots
 from keras_layerwise.optimizer.updates import Updates
 
@@ -86,8 +86,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     Args:
         optimizer: a Keras optimizer that is not built yet, or its name.
             Clipping, averaging, accumulation and decay are set on it.
-        rules: ``{selector: Rule or multiplier}``; the first rule that selects
-            a weight wins. For selectors see `keras_layerwise.model.selectors.select`.
+        rules: ``{selector: Rule or multiplier}``, or the `Rules` that a preset
+            returns; a weight takes each setting from the first rule that
+            selects it and says something about it. For selectors see
+            `keras_layerwise.model.selectors.select`.
         model: the model to be trained; needed for classes and callables, and
             to check the rules at once rather than at the first step.
         name: of this optimizer.
@@ -118,7 +120,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     def __init__(
         self,
         optimizer: Any,
-        rules: Any,
+        rules: Any = None,
         model: Any = None,
         name: str | None = None,
         *,
@@ -134,7 +136,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         inner = _inner_optimizer(optimizer)
         rules = rules_module.as_rules(rules)
         if model is None:
-            for selector in rules:
+            for selector, _ in rules:
                 if selectors.needs_model(selector):
                     raise RuleError(
                         f"The rule for {selectors.label(selector)!r} can be answered only where "
@@ -334,7 +336,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                     multiplier=multiplier if own_rate is None else None,
                     learning_rate=0.0 if rule.frozen else effective,
                     weight_decay=self._decay_of(position),
-                    frozen=rule.frozen,
+                    frozen=bool(rule.frozen),
                     parameters=int(np.prod(setting.shape)),
                 )
             )
@@ -443,7 +445,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             return {**config, "assignment": [setting.to_json() for setting in self._settings]}
         return {
             **config,
-            "rules": [rules_module.entry_to_json(*item) for item in self._rules.items()],
+            "rules": [rules_module.entry_to_json(*item) for item in self._rules],
         }
 
     @classmethod
@@ -454,7 +456,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         inner = keras.saving.deserialize_keras_object(
             config["optimizer"], custom_objects=custom_objects
         )
-        rules = dict(rules_module.entry_from_json(entry) for entry in config.get("rules", ()))
+        rules = Rules(rules_module.entry_from_json(entry) for entry in config.get("rules", ()))
         optimizer = cls(inner, rules, name=config["name"], fused=config["fused"])
         if "assignment" in config:
             optimizer._set("_stored", [Setting.from_json(item) for item in config["assignment"]])
@@ -534,7 +536,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 name=site.weight.name,
                 shape=tuple(site.weight.shape),
                 label=None,
-                rule=Rule(),
+                rule=Rule(frozen=False),
             )
             for site in located
         ]
@@ -550,15 +552,12 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 settings = list(self._stored)
                 self._set("_sites", _sites_of_settings(settings, variables))
         else:
-            winners = rules_module.resolve(self._rules, self._sites, positions)
+            may_train = {*positions, *rules_module.ever_trainable(self._sites)}
+            found = rules_module.resolve(self._rules, self._sites, may_train)
             for i, position in enumerate(positions):
-                if position in winners:
-                    selector = winners[position]
-                    settings[i] = replace(
-                        settings[i],
-                        label=selectors.label(selector),
-                        rule=self._rules[selector],
-                    )
+                if position in found:
+                    rule, label = found[position]
+                    settings[i] = replace(settings[i], label=label, rule=rule)
             settings = [replace(s, has_slots=not s.rule.frozen) for s in settings]
         self._check_rates(settings)
         self._set("_settings", settings)
@@ -609,8 +608,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 self.build(model.trainable_weights)
         own = {id(weight): position for position, weight in enumerate(self._weights)}
         trainable = [i for i, site in enumerate(self._sites) if id(site.weight) in own]
-        winners = rules_module.resolve([select], self._sites, trainable)
-        return sorted(own[id(self._sites[i].weight)] for i in winners)
+        found = rules_module.resolve(
+            Rules([(select, Rule(frozen=True))]), self._sites, trainable
+        )  # fmt: skip
+        return sorted(own[id(self._sites[i].weight)] for i in found)
 
     def _known_settings(self) -> list[Setting]:
         if not self._settings:

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
+from keras_layerwise.backend.internals import is_state
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import selectors
 from keras_layerwise.model.structure import Site
@@ -16,13 +18,25 @@ Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 # What a float32, which rates are computed in, can hold.
 _LARGEST = (2 - 2**-23) * 2.0**127
+_SMALLEST = 2.0**-126  # what is smaller, processors flush to zero
+
+
+# The settings of a rule: a weight takes each from the first rule that says something about it.
+_SETTINGS = {
+    "rate": ("multiplier", "learning_rate"),
+    "decay": ("weight_decay", "decay_to"),
+    "frozen": ("frozen",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a rule changes for the weights that it selects.
+    """States what holds for the weights that a selector picks; None says nothing.
 
-    Let η(t) be the inner optimizer's learning rate at step t.
+    Let η(t) be the inner optimizer's learning rate at step t. A rule has three
+    settings: the rate (`multiplier` or `learning_rate`), the decay
+    (`weight_decay` and `decay_to`) and `frozen`. A weight takes each from the
+    first rule, in order, that selects it and says something about it.
 
     Args:
         multiplier: the weight is updated as the inner optimizer would at rate
@@ -33,25 +47,28 @@ class Rule:
         weight_decay: λ in w ← w − η_w·λ·w, a number ≥ 0; the inner
             optimizer's where it is None. What the inner optimizer excludes
             from decay stays excluded.
-        frozen: the weight is left out of the optimizer: no update, no decay,
-            no slots, no average, no share in the global norm for clipping.
-            The other settings count from the moment it is unfrozen.
+        decay_to: not available yet, so None.
+        frozen: with True the weight is left out of the optimizer: no update,
+            no decay, no slots, no average, no share in the global norm for
+            clipping. The other settings count from the moment it is unfrozen.
+            With False it trains, whatever later rules say.
 
     Raises:
-        RuleError: for a number that is negative, NaN or infinite, or for both
-            `multiplier` and `learning_rate`.
+        RuleError: for a number that is negative, NaN or infinite, a rate that
+            float32 makes zero, or for both `multiplier` and `learning_rate`.
         TypeError: for any other type.
 
     Example:
 
     >>> Rule(multiplier=0.1, weight_decay=0.0)
-    Rule(multiplier=0.1, learning_rate=None, weight_decay=0.0, frozen=False)
+    Rule(multiplier=0.1, learning_rate=None, weight_decay=0.0, decay_to=None, frozen=None)
     """
 
     multiplier: Any = None
     learning_rate: Any = None
     weight_decay: float | None = None
-    frozen: bool = False
+    decay_to: str | None = None
+    frozen: bool | None = None
 
     def __post_init__(self) -> None:
         if self.multiplier is not None and self.learning_rate is not None:
@@ -66,8 +83,80 @@ class Rule:
             if value is None or (takes_schedule and isinstance(value, Schedule)):
                 continue
             object.__setattr__(self, name, check_number(name, value, takes_schedule))
-        if not isinstance(self.frozen, bool):
-            raise TypeError(f"`frozen` is True or False; received {self.frozen!r}.")
+        if self.decay_to is not None:
+            raise RuleError(f"`decay_to` is not available yet; received {self.decay_to!r}.")
+        if self.frozen is not None and not isinstance(self.frozen, bool):
+            raise TypeError(f"`frozen` is True, False or None; received {self.frozen!r}.")
+
+    def says(self) -> list[str]:
+        """The settings that this rule says something about."""
+        return [
+            setting
+            for setting, names in _SETTINGS.items()
+            if any(getattr(self, name) is not None for name in names)
+        ]
+
+
+class Rules:
+    """(selector, rule) pairs in order, as presets return them; ``a | b`` keeps both.
+
+    Iterating gives the pairs. On either side of ``|`` may be a dict
+    ``{selector: Rule or multiplier}``.
+
+    Args:
+        pairs: (selector, `Rule` or multiplier) pairs, or such a dict.
+        preset: name of the function that made them. Rules of a preset may be
+            covered by others; a rule that a user wrote is an error if all
+            that it says is said by earlier ones.
+
+    Raises:
+        TypeError: where a selector is none, or a value no rule.
+        RuleError: where a number is out of range.
+
+    Example:
+
+    >>> rules = Rules({"*/bias": Rule(weight_decay=0.0)}) | {"body": 0.1}
+    >>> [(selector, rule.multiplier) for selector, rule in rules]
+    [('*/bias', None), ('body', 0.1)]
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, pairs: Any = (), *, preset: str | None = None) -> None:
+        if isinstance(pairs, Mapping):
+            pairs = pairs.items()
+        self.pairs = tuple((_checked(s), _as_rule(s, rule)) for s, rule in pairs)
+        self.presets = (preset,) * len(self.pairs)
+
+    @property
+    def preset(self) -> str | None:
+        """The name of the function that made all of these rules, None where none did."""
+        return self.presets[0] if len(set(self.presets)) == 1 else None
+
+    def __iter__(self) -> Iterator[tuple[Any, Rule]]:
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rules) and self.pairs == other.pairs
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{selectors.label(s)!r}: {rule!r}" for s, rule in self.pairs)
+        return f"Rules({{{inside}}})"
+
+    def __or__(self, other: Any) -> "Rules":
+        if not isinstance(other, (Rules, Mapping)):
+            return NotImplemented
+        other = as_rules(other)
+        joined = Rules()
+        joined.pairs = self.pairs + other.pairs
+        joined.presets = self.presets + other.presets
+        return joined
+
+    def __ror__(self, other: Any) -> "Rules":
+        return as_rules(other) | self if isinstance(other, Mapping) else NotImplemented
 
 
 def check_number(name: str, value: Any, takes_schedule: bool = False) -> float:
@@ -80,6 +169,12 @@ def check_number(name: str, value: Any, takes_schedule: bool = False) -> float:
         raise RuleError(
             f"`{name}` must be finite and not negative; received {value!r}. "
             "To leave a weight out of training use Rule(frozen=True)."
+        )
+    if takes_schedule and 0 < number < _SMALLEST:
+        raise RuleError(
+            f"`{name}` {value!r} is 0 in float32, which rates are computed in: the weights would "
+            "not train and nobody would be told. Give a larger one, such as `lowest` of a preset "
+            "gives; to leave weights out of training use Rule(frozen=True)."
         )
     return number
 
@@ -190,72 +285,132 @@ def settings_from_text(text: str) -> list[Setting]:
     return [Setting.from_json(item) for item in data]
 
 
-def as_rules(rules: Any) -> dict[Any, Rule]:
+def as_rules(rules: Any) -> Rules:
     """Checks what a user gave as rules, and writes bare numbers out as `Rule`.
 
     Raises:
         TypeError: where a key is no selector or a value no rule.
         RuleError: where a number is out of range.
     """
+    if rules is None:
+        return Rules()
+    if isinstance(rules, Rules):
+        return rules
     if not isinstance(rules, Mapping):
         raise TypeError(
-            f"`rules` is a dict {{selector: Rule or number}}; received {rules!r:.200}. "
-            f"A selector is {selectors.ACCEPTED}."
+            "`rules` is a dict {selector: Rule or number}, or what a preset returns; received "
+            f"{rules!r:.200}. A selector is {selectors.ACCEPTED}."
         )
-    checked = {}
-    for selector, rule in rules.items():
-        selectors.check_type(selector)
-        if not isinstance(rule, Rule):
-            if _as_float(rule) is None:
-                raise TypeError(
-                    f"The rule for {selectors.label(selector)!r} is {rule!r:.200}; accepted: a "
-                    "number (a multiplier) or keras_layerwise.Rule(...)."
-                )
-            rule = Rule(multiplier=rule)
-        checked[selector] = rule
-    return checked
+    return Rules(rules)
+
+
+def _checked(selector: Any) -> Any:
+    selectors.check_type(selector)
+    return selector
+
+
+def _as_rule(selector: Any, rule: Any) -> Rule:
+    if isinstance(rule, Rule):
+        return rule
+    if _as_float(rule) is None:
+        raise TypeError(
+            f"The rule for {selectors.label(selector)!r} is {rule!r:.200}; accepted: a "
+            "number (a multiplier) or keras_layerwise.Rule(...)."
+        )
+    return Rule(multiplier=rule)
+
+
+class Resolved(NamedTuple):
+    """What rules come to for one weight."""
+
+    rule: Rule
+    label: str | None
 
 
 def resolve(
-    asked: Iterable[Any], sites: Sequence[Site], trainable: Sequence[int]
-) -> dict[int, Any]:
-    """Finds for each trainable weight the first selector that picks it.
+    rules: Rules, sites: Sequence[Site], may_train: Iterable[int], *, again: bool = False
+) -> dict[int, Resolved]:
+    """Finds for each weight the first rule that says something about each setting.
 
     Args:
-        asked: the selectors of the rules, in their order.
-        sites: every weight that is known, trainable or not.
-        trainable: positions in `sites` of the weights that are trained.
+        rules: in their order.
+        sites: every weight that is known.
+        may_train: positions in `sites` of the weights that can ever train.
+        again: whether the rules held before, for other weights; then a rule
+            that has lost its effect is a warning.
 
     Returns:
-        The selector that won, for each position in `trainable` that has one.
+        What holds for each position in `may_train` that a rule says something
+        about.
 
     Raises:
-        RuleError: for a rule that selects nothing, nothing trainable, or
-            nothing that an earlier rule has not taken.
+        RuleError: for a rule that selects nothing, nothing that can ever
+            train, or (for a rule of no preset) that says only what earlier
+            rules say.
     """
-    winners: dict[int, Any] = {}
-    may_train = set(trainable)
-    for selector in asked:
+    may = set(may_train)
+    taken: dict[int, dict[str, int]] = {}
+    for index, (selector, rule) in enumerate(rules):
         picked = selectors.select(selector, sites)
+        wanted = [position for position in picked if position in may]
+        has_effect = not rule.says()
+        for position in wanted:
+            settings = taken.setdefault(position, {})
+            for setting in rule.says():
+                has_effect = settings.setdefault(setting, index) == index or has_effect
+        problem = None
         if not picked:
-            raise RuleError(_nothing(selector, sites))
-        wanted = [position for position in picked if position in may_train]
-        if not wanted:
-            raise RuleError(
+            problem = _nothing(selector, sites)
+        elif not wanted:
+            problem = (
                 f"The rule {selectors.label(selector)!r} selects only weights that are not "
-                f"trainable: {_some(sites[p].path for p in picked)}. Remove the rule, or make "
-                "the layer trainable before the model is compiled."
+                f"trainable, whatever the layer's `trainable` is: "
+                f"{_some(sites[p].path for p in picked)}. Remove the rule."
             )
-        free = [position for position in wanted if position not in winners]
-        if not free:
-            in_the_way = dict.fromkeys(selectors.label(winners[p]) for p in wanted)
-            raise RuleError(
-                f"The rule {selectors.label(selector)!r} has no effect: all that it selects is "
-                f"taken by {_some(in_the_way)}, which comes earlier, and the first rule that "
-                "selects a weight wins. Put the narrower rule first, or remove this one."
-            )
-        winners.update(dict.fromkeys(free, selector))
-    return winners
+        elif not has_effect and rules.presets[index] is None:
+            problem = _covered(index, rules, [taken[position] for position in wanted])
+        if problem and again:
+            warnings.warn(problem, stacklevel=2)
+        elif problem:
+            raise RuleError(problem)
+    return {
+        position: _merged(rules, settings) for position, settings in taken.items() if settings
+    }  # fmt: skip
+
+
+def _covered(index: int, rules: Rules, taken: Sequence[Mapping[str, int]]) -> str:
+    selector, rule = rules.pairs[index]
+    in_the_way = dict.fromkeys(
+        selectors.label(rules.pairs[settings[setting]][0])
+        for settings in taken
+        for setting in rule.says()
+    )
+    return (
+        f"The rule {selectors.label(selector)!r} has no effect: what it says of "
+        f"{' and '.join(rule.says())} is taken by {_some(in_the_way)}, which comes earlier, and "
+        "the first rule that says something about a setting of a weight wins. Put the narrower "
+        "rule first, or remove this one."
+    )
+
+
+def _merged(rules: Rules, settings: Mapping[str, int]) -> Resolved:
+    values = {
+        name: getattr(rules.pairs[index][1], name)
+        for setting, index in settings.items()
+        for name in _SETTINGS[setting]
+    }
+    used = dict.fromkeys(selectors.label(rules.pairs[i][0]) for i in sorted(settings.values()))
+    values["frozen"] = bool(values.get("frozen"))
+    return Resolved(Rule(**values), " | ".join(used))
+
+
+def ever_trainable(sites: Sequence[Site]) -> list[int]:
+    """The positions of the weights that train, or would if their layer were trainable."""
+    return [
+        i
+        for i, site in enumerate(sites)
+        if site.layer is None or not is_state(site.layer, site.weight)
+    ]
 
 
 def _nothing(selector: Any, sites: Sequence[Site]) -> str:

@@ -8,9 +8,22 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Steps = npt.NDArray[np.int64]
+Times = npt.NDArray[np.float64]
 
-_FALLING = {"cosine"}
-_SIGNED = {"mean_shift", "std_shift"}
+
+@dataclass(frozen=True)
+class Records:
+    """Records of a series in the order of their steps.
+
+    Attributes:
+        steps: ``[record]``, ascending.
+        times: ``[record]``, seconds since 1970.
+        values: ``[record, row]``; NaN where a value is not defined.
+    """
+
+    steps: Steps
+    times: Times
+    values: Floats
 
 
 @dataclass(frozen=True)
@@ -20,47 +33,51 @@ class Columns:
     Attributes:
         first: step of the first record in each column.
         last: step of the last record in each column.
+        times: when the last record of each column was written.
         values: ``[row, column]``, the most telling value among the column's records.
     """
 
     first: Steps
     last: Steps
+    times: Times
     values: Floats
 
 
-def join(steps: Steps, values: Floats, limit: int, statistic: str | None = None) -> Columns:
+def join(records: Records, limit: int, reads: str = "rising") -> Columns:
     """Joins records into at most `limit` columns.
 
-    A cell shows the value that is furthest from "nothing moved": the lowest
-    for a cosine, the largest magnitude for what has a sign, else the highest.
-    So a spike of one record is never hidden, and where there is a column for
-    each record every value is as it was written.
+    A cell shows the value that means the most movement: the lowest for a
+    falling statistic (cosine), the largest magnitude for a signed one, else
+    the highest. So a spike of one record is never hidden, and where there is a
+    column for each record every value is as it was written.
 
     Args:
-        steps: ``[record]``, ascending.
-        values: ``[record, row]``; NaN where a value is not defined.
+        records: what to join.
         limit: most columns.
-        statistic: what the values are, one of `schema.STATISTICS`.
+        reads: ``"falling"``, ``"signed"`` or ``"rising"``.
 
     Example:
     >>> import numpy as np
-    >>> column = join(np.array([1, 2, 3]), np.array([[1.0], [9.0], [2.0]], "f4"), limit=1)
+    >>> values = np.array([[1.0], [9.0], [2.0]], "f4")
+    >>> column = join(Records(np.array([1, 2, 3]), np.zeros(3), values), limit=1)
     >>> column.first, column.last, column.values
     (array([1]), array([3]), array([[9.]], dtype=float32))
     """
+    steps, times, values = records.steps, records.times, records.values
     count = len(steps)
     if count <= limit:
-        return Columns(steps, steps, _rows_first(values))
+        return Columns(steps, steps, times, _rows_first(values))
     starts = np.linspace(0, count, limit, endpoint=False).astype(np.intp)
     ends = np.append(starts[1:], count) - 1
-    return Columns(steps[starts], steps[ends], _rows_first(_telling(values, starts, statistic)))
+    told = _telling(values, starts, reads)
+    return Columns(steps[starts], steps[ends], times[ends], _rows_first(told))
 
 
-def _telling(values: Floats, starts: npt.NDArray[Any], statistic: str | None) -> Floats:
-    if statistic in _FALLING:
+def _telling(values: Floats, starts: npt.NDArray[Any], reads: str) -> Floats:
+    if reads == "falling":
         return np.fmin.reduceat(values, starts)
     highest = np.fmax.reduceat(values, starts)
-    if statistic not in _SIGNED:
+    if reads != "signed":
         return highest
     lowest = np.fmin.reduceat(values, starts)
     return np.where(np.abs(lowest) > np.abs(highest), lowest, highest)

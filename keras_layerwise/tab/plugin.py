@@ -1,44 +1,29 @@
 """What TensorBoard loads: the routes of the tab, and nothing heavy."""
 
-import csv
 import functools
-import io
 import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tensorboard import errors, plugin_util
 from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from keras_layerwise.storage import schema
-from keras_layerwise.storage.record import GROUPS, Record, flat
-from keras_layerwise.tab.reading import Matrix, Reader, UnknownRunError, describe
+from keras_layerwise.tab import metrics, tables
+from keras_layerwise.tab.describing import broken, describe
+from keras_layerwise.tab.reading import Matrix, Reader, UnknownRunError
+from keras_layerwise.tab.sheets import differing
 
 CHARTS = "vendor/plotly.js-cartesian-dist-min-4.1.1/plotly-cartesian.min.js"
 
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
-_FILES = (
-    "index.js",
-    "app.js",
-    "charts.js",
-    "data.js",
-    "dom.js",
-    "heatmap.js",
-    "host.js",
-    "hyperparameters.js",
-    "lines.js",
-    "marks.js",
-    "scale.js",
-    "page.html",
-    "style.css",
-    CHARTS,
-)
+_FILES = (*sorted(path.name for path in _STATIC.iterdir() if path.suffix in _TYPES), CHARTS)
+_METHODS = ("GET", "HEAD")
 _DAY = 24 * 60 * 60
 _COLUMNS = (16, 4096)
 
@@ -48,11 +33,14 @@ def _answering(handler: Callable[..., wrappers.Response]) -> Any:
 
     @functools.wraps(handler)
     def answer(*arguments: Any) -> wrappers.Response:
+        if arguments[-1].method not in _METHODS:
+            said = "The tab only reads: it answers GET and HEAD."
+            return wrappers.Response(said, 405, {"Allow": ", ".join(_METHODS)})
         try:
             return handler(*arguments)
         except UnknownRunError as error:
             raise errors.NotFoundError(str(error)) from error
-        except ValueError as error:  # what a run wrote is not what it should be
+        except (ValueError, RecursionError) as error:  # what a run wrote is not what it should be
             raise errors.InvalidArgumentError(str(error)) from error
 
     return wrappers.Request.application(answer)
@@ -64,7 +52,8 @@ class LayerwisePlugin(base_plugin.TBPlugin):
     plugin_name = schema.PLUGIN
 
     def __init__(self, context: base_plugin.TBContext) -> None:
-        self._reader = Reader(context.data_provider)
+        self._provider = context.data_provider
+        self._reader = Reader(self._provider)
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """The routes, all of them known beforehand."""
@@ -72,7 +61,11 @@ class LayerwisePlugin(base_plugin.TBPlugin):
         return files | {
             "/runs": self._runs,
             "/matrix": self._matrix,
+            "/matrices": self._matrices,
             "/record": self._record,
+            "/records": self._records,
+            "/metrics": self._metrics,
+            "/metric": self._metric,
             "/csv": self._csv,
         }
 
@@ -109,58 +102,107 @@ class LayerwisePlugin(base_plugin.TBPlugin):
                     | {"problems": run.problems}
                 )
             except Exception as error:  # one broken run must not hide the others
-                answer.append(_broken(run.name, run.problems, error))
+                answer.append(broken(run.name, run.problems, error))
         return http_util.Respond(request, {"runs": answer}, "application/json")
 
     @_answering
     def _matrix(self, request: wrappers.Request) -> wrappers.Response:
+        packed = self._values(request, _argument(request, "run"))
+        return http_util.Respond(request, packed, "application/octet-stream")
+
+    @_answering
+    def _matrices(self, request: wrappers.Request) -> wrappers.Response:
+        """The matrices of several runs; of one that can not be read, what is wrong with it."""
+        parts = []
+        for name in request.args.getlist("run"):
+            try:
+                packed = self._values(request, name)
+            except (ValueError, LookupError, RecursionError) as error:
+                packed = _with_header({"error": str(error)}, b"")
+            parts.append(struct.pack("<I", len(packed)) + packed)
+        return http_util.Respond(request, b"".join(parts), "application/octet-stream")
+
+    def _values(self, request: wrappers.Request, name: str) -> bytes:
         ctx, experiment = _asked_for(request)
-        run = self._reader.run(ctx, experiment, _argument(request, "run"))
         limit = min(max(_number(request, "columns"), _COLUMNS[0]), _COLUMNS[1])
         matrix = self._reader.matrix(
             ctx,
             experiment,
-            run,
+            self._reader.run(ctx, experiment, name),
             _argument(request, "topic"),
             limit,
             quick=request.args.get("quick") == "1",
         )
-        return http_util.Respond(request, _packed(matrix), "application/octet-stream")
+        return _packed(matrix)
 
     @_answering
     def _record(self, request: wrappers.Request) -> wrappers.Response:
+        """One run's record with all its values."""
         ctx, experiment = _asked_for(request)
         run = self._reader.run(ctx, experiment, _argument(request, "run"))
-        messages = self._reader.messages(ctx, experiment, run, "record")
-        answer = _side_by_side(messages[-1]) if messages else None
+        sheet = self._reader.sheet(ctx, experiment, run)
+        answer = None if sheet is None else sheet.to_json()
         return http_util.Respond(request, {"record": answer}, "application/json")
+
+    @_answering
+    def _records(self, request: wrappers.Request) -> wrappers.Response:
+        """The records of several runs, with those values that are not the same in all."""
+        ctx, experiment = _asked_for(request)
+        names = request.args.getlist("run")
+        runs = self._reader.runs(ctx, experiment, names)
+        sheets, problems = {}, {}
+        for name in names:
+            try:
+                found = self._reader.sheet(ctx, experiment, runs[name])
+                if found is not None:
+                    sheets[name] = found
+            except (KeyError, ValueError) as error:
+                problems[name] = str(error)
+        keys = differing(sheets.values())
+        same = len({key for sheet in sheets.values() for key in sheet.values}) - len(keys)
+        records = {
+            name: sheet.to_json([key for key in keys if key in sheet.values])
+            for name, sheet in sheets.items()
+        }
+        answer = {"records": records, "problems": problems, "same": same}
+        return http_util.Respond(request, answer, "application/json")
+
+    @_answering
+    def _metrics(self, request: wrappers.Request) -> wrappers.Response:
+        """The names of TensorBoard's scalars of the chosen runs."""
+        ctx, experiment = _asked_for(request)
+        names: dict[str, None] = {}
+        for run in request.args.getlist("run"):
+            names |= dict.fromkeys(metrics.tags(self._provider, ctx, experiment, run))
+        return http_util.Respond(request, {"metrics": list(names)}, "application/json")
+
+    @_answering
+    def _metric(self, request: wrappers.Request) -> wrappers.Response:
+        """One scalar of the chosen runs."""
+        ctx, experiment = _asked_for(request)
+        name = _argument(request, "name")
+        answer = {
+            run: metrics.curve(self._provider, ctx, experiment, run, name)
+            for run in request.args.getlist("run")
+        }
+        return http_util.Respond(request, {"curves": answer}, "application/json")
 
     @_answering
     def _csv(self, request: wrappers.Request) -> wrappers.Response:
         """Every record of one topic, a line per run and step and a field per row."""
         ctx, experiment = _asked_for(request)
         topic = _argument(request, "topic")
-        names = request.args.getlist("run")
-        tables = {}
-        for name in names:
-            run = self._reader.run(ctx, experiment, name)
-            tables[name] = self._reader.records(ctx, experiment, run, topic)
-        header = list(dict.fromkeys(row.name for rows, _, _ in tables.values() for row in rows))
-        out = io.StringIO()
-        writer = csv.writer(out)
-        writer.writerow(["run", "step", *map(_cell, header)])
-        for name, (rows, steps, values) in tables.items():
-            place = [header.index(row.name) for row in rows]
-            wide = np.full((len(steps), len(header)), np.nan, np.float32)
-            wide[:, place] = values
-            for step, line in zip(steps.tolist(), wide, strict=True):
-                writer.writerow([_cell(name), step, *map(_text, line)])
-        return http_util.Respond(
-            request,
-            out.getvalue(),
-            "text/csv",
-            headers=[("Content-Disposition", 'attachment; filename="layerwise.csv"')],
+        runs = [self._reader.run(ctx, experiment, name) for name in request.args.getlist("run")]
+        header = dict.fromkeys(row.name for run in runs for row in run.rows(run.of(topic)))
+        lines = tables.lines(
+            list(header),
+            [
+                (run.name, functools.partial(self._reader.records, ctx, experiment, run, topic))
+                for run in runs
+            ],
         )
+        named = {"Content-Disposition": 'attachment; filename="layerwise.csv"'}
+        return wrappers.Response(lines, mimetype="text/csv", headers=named)
 
 
 class LayerwiseLoader(base_plugin.TBLoader):
@@ -193,50 +235,23 @@ def _number(request: wrappers.Request, name: str) -> int:
     return int(text)
 
 
-def _broken(name: str, problems: list[str], error: Exception) -> dict[str, Any]:
-    return {
-        "name": name,
-        "statistics": [],
-        "reference": None,
-        "rows": [],
-        "stamps": {},
-        "alarms": [],
-        "changes": [],
-        "problems": [*problems, f"{type(error).__name__}: {error}"],
-    }
-
-
-def _side_by_side(message: dict[str, Any]) -> dict[str, Any]:
-    """A record with its values by key, as JSON texts: in JavaScript 1 and 1.0 are one number."""
-    record = Record.from_json(message)
-    values = {
-        key: json.dumps(value, sort_keys=True, ensure_ascii=False)
-        for key, value in flat(record.values).items()
-    }
-    return {k: v for k, v in record.to_json().items() if k not in GROUPS} | {"values": values}
-
-
 def _packed(matrix: Matrix) -> bytes:
     """A length, a header in JSON, and the values as little-endian float32.
 
     As JSON the numbers would take the browser and the server several times as long.
     """
-    header = json.dumps(
-        {
-            "rows": [row.name for row in matrix.rows],
-            "first": matrix.columns.first.tolist(),
-            "last": matrix.columns.last.tolist(),
-            "exact": matrix.exact,
-        }
-    ).encode()
-    header += b" " * (-len(header) % 4)
-    return struct.pack("<I", len(header)) + header + matrix.columns.values.tobytes()
+    columns = matrix.columns
+    header = {
+        "rows": [row.name for row in matrix.rows],
+        "first": columns.first.tolist(),
+        "last": columns.last.tolist(),
+        "times": columns.times.tolist(),
+        "exact": matrix.exact,
+    }
+    return _with_header(header, columns.values.tobytes())
 
 
-def _text(value: np.float32) -> str:
-    return "" if np.isnan(value) else str(value)
-
-
-def _cell(text: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+def _with_header(header: dict[str, Any], content: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 4)
+    return struct.pack("<I", len(text)) + text + content

@@ -7,30 +7,37 @@ TensorBoard lists as runs of their own; here they are one run again.
 import functools
 import json
 import posixpath
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tensorboard.data.provider import RunTagFilter
 
 from keras_layerwise.storage import schema
-from keras_layerwise.tab.columns import Columns, Floats, Steps, join
+from keras_layerwise.tab.cache import Cache
+from keras_layerwise.tab.columns import Columns, Records, join
+from keras_layerwise.tab.naming import merge_rows, renamed, stable
+from keras_layerwise.tab.sheets import Sheet, sheet, stable_names
 
 # The largest number of records that both loaders take.
 EVERYTHING = 2**31 - 1
 
-_CACHED = 64
+_CACHED = 96 * 2**20  # bytes
 
 _DIRECTORIES = {
     "record": schema.RECORD_DIR,
     "drift": schema.DRIFT_DIR,
+    "blocks": schema.DRIFT_DIR,
+    "frozen": schema.DRIFT_DIR,
     "alarms": schema.DRIFT_DIR,
     "rates": schema.RATES_DIR,
     "changes": schema.RATES_DIR,
 }
+INSIDE = tuple(sorted(set(_DIRECTORIES.values())))
+
+
+_READS = {"cosine": "falling", "mean_shift": "signed", "std_shift": "signed"}
 
 
 class UnknownRunError(LookupError):
@@ -50,21 +57,31 @@ class Source:
     @property
     def topic(self) -> str:
         """What the tag's values are about: a statistic, or the series' kind."""
+        if self.series.kind == "blocks" and self.series.facts is not None:
+            return f"blocks/{self.series.facts.name}"
         return self.series.statistic or self.series.kind
 
 
 @dataclass
 class Run:
-    """The sources of one run, and what is wrong with those that could not be read."""
+    """The sources of one run, what is wrong with those that could not be read, and names.
+
+    `names` has the layers' names in the process that trained, with those of the record.
+    """
 
     name: str
     sources: list[Source] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, topic: str) -> list[Source]:
         """The sources on one topic, oldest first."""
         found = [source for source in self.sources if source.topic == topic]
         return sorted(found, key=lambda source: (source.run, source.ended))
+
+    def rows(self, sources: Iterable[Source]) -> tuple[schema.Row, ...]:
+        """The rows of `sources` under stable names, in the model's order."""
+        return merge_rows([renamed(source.series.rows, self.names) for source in sources])
 
 
 @dataclass(frozen=True)
@@ -87,8 +104,7 @@ class Reader:
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
-        self._lock = threading.Lock()
-        self._cache: OrderedDict[Any, Matrix] = OrderedDict()
+        self._cache = Cache(_CACHED)
 
     def runs(self, ctx: Any, experiment: str, names: Iterable[str] | None = None) -> dict[str, Run]:
         """The runs of `experiment` by name; `names` restricts it to those."""
@@ -117,6 +133,8 @@ class Reader:
                 run.sources.append(Source(member, tag, series, stamp, listed.max_wall_time))
         if names is not None:
             found = {name: run for name, run in found.items() if name in names}
+        for run in found.values():
+            run.names = self._names(ctx, experiment, run)
         return found
 
     def run(self, ctx: Any, experiment: str, name: str) -> Run:
@@ -132,21 +150,48 @@ class Reader:
 
     def messages(self, ctx: Any, experiment: str, run: Run, kind: str) -> list[dict[str, Any]]:
         """All messages of one kind, each once; what is no message is a problem of the run."""
+        sources = run.of(kind)
+        key = ("messages", experiment, _stamps(sources))
+        remembered = self._cache.get(key)
+        if remembered is None:
+            remembered = self._messages(ctx, experiment, sources)
+            self._cache.put(key, remembered, 1000 * (len(remembered[0]) + 1))
+        found, problems = remembered
+        run.problems += problems
+        return [message | {"row": stable(message["row"], run.names)} for message in found]
+
+    def _messages(
+        self, ctx: Any, experiment: str, sources: Sequence[Source]
+    ) -> tuple[list[dict[str, Any]], list[str]]:
         found: dict[str, dict[str, Any]] = {}
-        for source in run.of(kind):
-            for _, tensor in self._read(ctx, experiment, source, EVERYTHING):
+        problems = []
+        for source in sources:
+            for _, _, tensor in self._read(ctx, experiment, source, EVERYTHING):
                 for text in np.ravel(tensor):
-                    try:
-                        message = json.loads(text)
-                        if not isinstance(message, dict):
-                            raise TypeError
-                    except (ValueError, TypeError):
-                        run.problems.append(f"{source.tag}: unreadable message {text!r:.80}")
+                    message = _mark(_message(text))
+                    if message is None:
+                        problems.append(f"{source.tag}: unreadable message {text!r:.80}")
                         continue
                     key = json.dumps(message, sort_keys=True)
                     found.pop(key, None)  # where it came again, it is the latest
                     found[key] = message
-        return list(found.values())
+        return list(found.values()), problems
+
+    def sheet(self, ctx: Any, experiment: str, run: Run) -> Sheet | None:
+        """The run's latest record, checked; None where it has none.
+
+        Raises:
+            ValueError: where it is no record.
+        """
+        sources = run.of("record")
+        if not sources:
+            return None
+        key = ("sheet", experiment, _stamps(sources))
+        found: Sheet | None = self._cache.get(key)
+        if found is None:
+            found = sheet(self._latest(ctx, experiment, sources[-1]))
+            self._cache.put(key, found, 200 * len(found.values))
+        return found
 
     def matrix(
         self, ctx: Any, experiment: str, run: Run, topic: str, limit: int, quick: bool = False
@@ -169,49 +214,46 @@ class Reader:
         sources = run.of(topic)
         if not sources:
             raise UnknownRunError(f"Run {run.name!r} has no {topic!r}.")
-        key = (experiment, tuple((s.run, s.tag, s.stamp) for s in sources), limit)
-        with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-        rows = merge_rows([source.series.rows for source in sources])
-        steps, values, whole = self._records(
-            ctx, experiment, sources, rows, limit + 1 if quick else EVERYTHING
-        )
-        matrix = Matrix(rows, join(steps, values, limit, sources[0].series.statistic), whole)
-        if whole:
-            with self._lock:
-                self._cache[key] = matrix
-                while len(self._cache) > _CACHED:
-                    self._cache.popitem(last=False)
+        key = ("matrix", experiment, _stamps(sources), tuple(run.names.items()), limit)
+        for kind in ("whole", "quick") if quick else ("whole",):
+            found: Matrix | None = self._cache.get((kind, *key))
+            if found is not None:
+                return found
+        rows = run.rows(sources)
+        most = limit + 1 if quick else EVERYTHING
+        records, whole = self._records(ctx, experiment, run, sources, rows, most)
+        matrix = Matrix(rows, join(records, limit, reads_of(sources[0].series)), whole)
+        kind = "whole" if whole else "quick"
+        self._cache.put((kind, *key), matrix, matrix.columns.values.nbytes + 200 * len(rows))
         return matrix
 
     def records(
         self, ctx: Any, experiment: str, run: Run, topic: str
-    ) -> tuple[tuple[schema.Row, ...], Steps, Floats]:
-        """Every record on `topic`: the rows, the steps and ``[record, row]`` values."""
+    ) -> tuple[tuple[schema.Row, ...], Records]:
+        """Every record on `topic`, with its rows."""
         sources = run.of(topic)
-        rows = merge_rows([source.series.rows for source in sources])
-        steps, values, _ = self._records(ctx, experiment, sources, rows, EVERYTHING)
-        return rows, steps, values
+        rows = run.rows(sources)
+        return rows, self._records(ctx, experiment, run, sources, rows, EVERYTHING)[0]
 
     def _records(
         self,
         ctx: Any,
         experiment: str,
+        run: Run,
         sources: Sequence[Source],
         rows: Sequence[schema.Row],
         limit: int,
-    ) -> tuple[Steps, Floats, bool]:
+    ) -> tuple[Records, bool]:
         place = {row.name: i for i, row in enumerate(rows)}
         steps: list[int] = []
+        times: list[float] = []
         parts = [np.empty((0, len(rows)), np.float32)]
         whole = True
         for source in sources:
             data = self._read(ctx, experiment, source, limit)
             whole = whole and len(data) < limit
-            own = [place[row.name] for row in source.series.rows]
-            for _, tensor in data:
+            own = [place[row.name] for row in renamed(source.series.rows, run.names)]
+            for _, _, tensor in data:
                 if tensor.shape != (len(own),) or tensor.dtype.kind != "f":
                     raise schema.SchemaError(
                         f"{source.tag} of run {source.run!r} holds a tensor of {tensor.dtype} "
@@ -219,15 +261,39 @@ class Reader:
                     )
             part = np.full((len(data), len(rows)), np.nan, np.float32)
             if data:
-                part[:, own] = np.stack([tensor for _, tensor in data])
-            steps += [step for step, _ in data]
+                part[:, own] = np.stack([tensor for _, _, tensor in data])
+            steps += [step for step, _, _ in data]
+            times += [time for _, time, _ in data]
             parts.append(part)
         order = np.argsort(np.asarray(steps, np.int64), kind="stable")
-        return np.asarray(steps, np.int64)[order], np.concatenate(parts)[order], whole
+        every = Records(
+            np.asarray(steps, np.int64)[order],
+            np.asarray(times, np.float64)[order],
+            np.concatenate(parts)[order],
+        )
+        return every, whole
+
+    def _names(self, ctx: Any, experiment: str, run: Run) -> Mapping[str, str]:
+        sources = run.of("record")
+        if not sources:
+            return {}
+        key = ("names", experiment, _stamps(sources))
+        found: Mapping[str, str] | None = self._cache.get(key)
+        if found is None:
+            found = stable_names(self._latest(ctx, experiment, sources[-1]))
+            self._cache.put(key, found, 200 * (len(found) + 1))
+        return found
+
+    def _latest(self, ctx: Any, experiment: str, source: Source) -> dict[str, Any] | None:
+        for _, _, tensor in reversed(self._read(ctx, experiment, source, 1)):
+            for text in reversed(np.ravel(tensor)):
+                if (message := _message(text)) is not None:
+                    return message
+        return None
 
     def _read(
         self, ctx: Any, experiment: str, source: Source, limit: int
-    ) -> list[tuple[int, np.ndarray[Any, Any]]]:
+    ) -> list[tuple[int, float, np.ndarray[Any, Any]]]:
         data = self._provider.read_tensors(
             ctx,
             experiment_id=experiment,
@@ -235,52 +301,53 @@ class Reader:
             downsample=limit,
             run_tag_filter=RunTagFilter(runs=[source.run], tags=[source.tag]),
         )
-        return [(d.step, d.numpy) for d in data.get(source.run, {}).get(source.tag, [])]
+        return [
+            (d.step, d.wall_time, d.numpy) for d in data.get(source.run, {}).get(source.tag, [])
+        ]
 
 
-def merge_rows(described: Sequence[Sequence[schema.Row]]) -> tuple[schema.Row, ...]:
-    """The rows of all sources in the model's order, each as it was first described.
-
-    Example:
-    >>> row = lambda name: schema.Row(name, True, False, 1)
-    >>> [r.name for r in merge_rows([[row("a"), row("c")], [row("a"), row("b"), row("c")]])]
-    ['a', 'b', 'c']
-    """
-    merged: list[schema.Row] = []
-    known: set[str] = set()
-    for rows in described:
-        at = 0
-        for row in rows:
-            if row.name in known:
-                at = next(i for i, other in enumerate(merged) if other.name == row.name) + 1
-                continue
-            merged.insert(at, row)
-            known.add(row.name)
-            at += 1
-    return tuple(merged)
-
-
-def describe(run: Run) -> dict[str, Any]:
-    """What the page must know of a run before it asks for data."""
-    drift = [source for source in run.sources if source.series.kind == "drift"]
-    by_topic = {topic: run.of(topic) for topic in {s.topic for s in run.sources}}
-    first = run.of(drift[0].topic) if drift else []
+def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An alarm or a change with plain values only; None where it lacks its step or row."""
+    if message is None or not isinstance(message.get("row"), str):
+        return None
+    step = message.get("step")
+    if isinstance(step, bool) or not isinstance(step, (int, float)):
+        return None
     return {
-        "name": run.name,
-        "statistics": [s for s in schema.STATISTICS if s in by_topic],
-        "reference": next((s.series.reference for s in drift if s.series.reference), None),
-        "rows": [asdict(row) for row in merge_rows([s.series.rows for s in first])],
-        "stamps": {topic: [s.stamp for s in sources] for topic, sources in by_topic.items()},
+        key: value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)
+        for key, value in message.items()
     }
 
 
-@functools.lru_cache(maxsize=1024)
+def _message(text: Any) -> dict[str, Any] | None:
+    """A message's object; None for what is none, or is nested too deeply to be worked with."""
+    try:
+        message = json.loads(text)
+        json.dumps(message)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def reads_of(series: schema.Series) -> str:
+    """Which value of the series means the most movement: falling, signed or rising."""
+    if series.facts is not None:
+        return series.facts.reads
+    return _READS.get(series.statistic or "", "rising")
+
+
+def _stamps(sources: Iterable[Source]) -> tuple[tuple[str, str, str], ...]:
+    return tuple((s.run, s.tag, s.stamp) for s in sources)
+
+
+@functools.lru_cache(maxsize=256)
 def _parse(content: bytes) -> schema.Series:
     series = schema.Series.parse(content)
     names = [row.name for row in series.rows]
     if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise schema.SchemaError("The rows of a series must have names that differ.")
-    if series.statistic is not None and series.statistic not in schema.STATISTICS:
+    known = (None, *schema.STATISTICS, series.facts.name if series.facts else None)
+    if series.statistic not in known:
         raise schema.SchemaError(f"Unknown statistic {series.statistic!r}.")
     return series
 
@@ -293,5 +360,4 @@ def _group(member: str, kind: str) -> str:
 
 def _members(name: str) -> list[str]:
     """TensorBoard's runs that the run `name` may consist of."""
-    inside = sorted(set(_DIRECTORIES.values()))
-    return [name, *(posixpath.join(name, part) if name != "." else part for part in inside)]
+    return [name, *(posixpath.join(name, part) if name != "." else part for part in INSIDE)]

@@ -5,7 +5,7 @@ import re
 import keras
 import pytest
 
-from keras_layerwise import LayerwiseOptimizer, Rule, RuleError
+from keras_layerwise import LayerwiseOptimizer, Rule, RuleError, Rules
 from tests.shared import models
 from tests.shared.models import fit
 
@@ -15,7 +15,7 @@ def multipliers(model, rules):
     return {a.path: a.multiplier for a in optimizer.assignments}
 
 
-def test_the_first_rule_wins():
+def test_the_first_rule_that_says_something_about_a_setting_wins():
     found = multipliers(models.sequential(), {"*/bias": 0.5, "body": 0.1, "*": 0.2})
     assert found == {
         "body/kernel": 0.1,
@@ -25,6 +25,78 @@ def test_the_first_rule_wins():
         "head/kernel": 0.2,
         "head/bias": 0.5,
     }
+
+
+def settings(model, rules, inner=None):
+    inner = inner or keras.optimizers.AdamW(0.01, weight_decay=0.3)
+    optimizer = LayerwiseOptimizer(inner, rules, model=model)
+    return {a.path: (a.multiplier, a.weight_decay, a.frozen) for a in optimizer.assignments}
+
+
+def test_rules_add_up_by_setting():
+    rules = (
+        Rules({"*/bias": Rule(weight_decay=0.0)}, preset="a preset")
+        | {"body": 0.1, "head": Rule(frozen=False)}
+        | Rules({"*": Rule(multiplier=0.5, weight_decay=0.2, frozen=True)})
+    )
+    assert settings(models.sequential(), rules) == {
+        "body/kernel": (0.1, 0.2, True),
+        "body/bias": (0.1, 0.0, True),
+        "bn/gamma": (0.5, 0.2, True),
+        "bn/beta": (0.5, 0.2, True),
+        "head/kernel": (0.5, 0.2, False),
+        "head/bias": (0.5, 0.0, False),
+    }
+
+
+def test_rules_join_in_order_with_dicts_on_either_side():
+    one, two = Rules({"body": 0.1}), Rules({"head": 0.2})
+    assert list(one | two) == [("body", Rule(multiplier=0.1)), ("head", Rule(multiplier=0.2))]
+    assert {"body": 0.1} | two == one | {"head": 0.2} == one | two
+    assert one | two != two | one
+    assert len({} | one | two) == 2
+    with pytest.raises(TypeError):
+        one | [("head", 0.2)]
+
+
+def test_a_presets_rules_may_be_covered_and_a_users_may_not():
+    preset = Rules({"body": 0.1, "head": 1.0}, preset="layer_decay")
+    assert (preset | {"bn": 0.5}).preset is None
+    assert preset.preset == "layer_decay"
+    found = multipliers(models.sequential(), {"body": 0.3} | preset)
+    assert found["body/kernel"] == 0.3
+    with pytest.raises(RuleError, match=r"'body/bias' has no effect.*rate is taken by 'body'"):
+        multipliers(models.sequential(), preset | {"body/bias": 0.5})
+
+
+def test_the_rules_of_a_weight_are_all_named():
+    rules = {"*/bias": Rule(weight_decay=0.0), "body": 0.1}
+    optimizer = LayerwiseOptimizer("adam", rules, model=models.sequential())
+    assert [a.rule for a in optimizer.assignments[:3]] == ["body", "*/bias | body", None]
+
+
+def test_a_rule_for_a_layer_that_is_not_trainable_now_is_no_error():
+    model = models.sequential()
+    model.get_layer("body").trainable = False
+    optimizer = LayerwiseOptimizer("adam", {"body": 0.1, "head": 0.5}, model=model)
+    assert {a.layer: a.multiplier for a in optimizer.assignments} == {"bn": 1.0, "head": 0.5}
+
+
+@pytest.mark.parametrize("rules", [None, {}, Rules()])
+def test_no_rules(rules):
+    assert set(multipliers(models.sequential(), rules).values()) == {1.0}
+
+
+@pytest.mark.parametrize("name", ["multiplier", "learning_rate"])
+@pytest.mark.parametrize("value", [1e-39, 5e-324])
+def test_a_rate_that_float32_makes_zero(name, value):
+    with pytest.raises(RuleError, match="0 in float32"):
+        Rule(**{name: value})
+
+
+def test_decay_to_is_refused_while_it_does_nothing():
+    with pytest.raises(RuleError, match="decay_to"):
+        Rule(decay_to="initial")
 
 
 @pytest.mark.parametrize(
@@ -102,12 +174,6 @@ def other_layer():
     return layer
 
 
-def frozen_head():
-    model = models.sequential()
-    model.get_layer("head").trainable = False
-    return model
-
-
 WRONG_RULES = {
     "nothing": (models.sequential, {"haed": 0.1}, "'haed' selects nothing.*'head'"),
     "nothing, glob": (models.sequential, {"nothing/*": 0.1}, "selects nothing"),
@@ -130,7 +196,6 @@ WRONG_RULES = {
         {"bn/moving_mean": 0.1},
         "only weights that are not trainable",
     ),
-    "layer that is not trainable": (frozen_head, {"head": 0.1}, "not trainable"),
     "callable that raises": (
         models.sequential,
         {lambda layer, weight: layer.nothing: 0.1},
@@ -181,7 +246,7 @@ def test_a_multiplier_and_a_rate_exclude_one_another():
         Rule(multiplier=0.1, learning_rate=0.2)
 
 
-@pytest.mark.parametrize("rules", [[("a", 0.1)], "a", None, {"a": "0.1"}, {"a": None}, {3: 0.1}])
+@pytest.mark.parametrize("rules", [[("a", 0.1)], "a", 3, {"a": "0.1"}, {"a": None}, {3: 0.1}])
 def test_rules_of_another_type(rules):
     with pytest.raises(TypeError, match=r"Accepted|accepted|dict"):
         LayerwiseOptimizer("adam", rules)
@@ -240,7 +305,7 @@ def test_summary_is_the_look_before_training(capsys):
     assert 'Optimizer: "wise"' in text
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
     cells = [cell.strip() for cell in rows["body"].split("│")[1:-1]]
-    assert cells == ["body", "30", "body", "0.1", "0", "0.05", "yes"]
+    assert cells == ["body", "30", "body / */bias", "0.1", "0", "0.05 / 0", "yes"]
     cells = [cell.strip() for cell in rows["head"].split("│")[1:-1]]
     assert cells[2:] == ["- / */bias", "1 / own", "0.01 / 0.5", "0.05 / 0", "no"]
     assert "Trained parameters: 26" in text

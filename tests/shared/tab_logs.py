@@ -2,12 +2,15 @@
 
 import contextlib
 import hashlib
+import json
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from keras_layerwise.storage import schema
 from keras_layerwise.storage.events import EventWriter
-from keras_layerwise.storage.record import Record
+from keras_layerwise.storage.record import GROUPS, Record
 
 HOSTILE = '<img src=x onerror="window.top.hacked=1">/<b>bold</b>&amp;%{y}'
 
@@ -77,3 +80,38 @@ def growing(steps, count, seed=0):
     """Values of layers that move the further the nearer they are to the head."""
     speed = np.geomspace(0.01, 1, count) * np.random.default_rng(seed).uniform(0.7, 1.3, count)
     return np.sqrt(np.asarray(steps, float)[:, None] + 1) * speed * 0.05
+
+
+def write_message(run, kind, tag, text, step=0):
+    """A message as it is, whatever it is."""
+    directory = {"record": schema.RECORD_DIR, "changes": schema.RATES_DIR}
+    encoded = text.encode()
+    tensor = TensorProto(dtype=7, tensor_shape={"dim": [{"size": 1}]}, string_val=[encoded])
+    data = SummaryMetadata.PluginData(
+        plugin_name=schema.PLUGIN, content=schema.Series(kind).to_bytes()
+    )
+    value = Summary.Value(tag=tag, tensor=tensor)
+    value.metadata.CopyFrom(SummaryMetadata(plugin_data=data, data_class=2))
+    with writing(run / directory.get(kind, schema.DRIFT_DIR)) as writer:
+        writer.summary(Summary(value=[value]), step)
+
+
+def write_broken_runs(root):
+    """Runs whose record is not what a record is; each must cost itself only."""
+    whole = {"version": 1, **{group: {} for group in GROUPS}}
+    deep = "[" * 600 + "]" * 600
+    nested = '{"a":' * 600 + "1" + "}" * 600
+    records = {
+        "null-in-timeline": json.dumps(whole | {"timeline": [None], "results": {"final": [1]}}),
+        "wrong-everywhere": json.dumps(whole | {"status": 1, "layers": [], "fingerprints": 3}),
+        "nested": json.dumps(whole)[:-1] + f', "user": {nested}, "error": {deep}}}',
+        "too-deep": json.dumps(whole)[:-1] + ', "user": ' + '{"a":' * 5000 + "1" + "}" * 5001,
+        "no-json": "{",
+        "not-a-number": json.dumps(whole | {"results": {"final": {"loss": float("nan")}}}),
+    }
+    for name, text in records.items():
+        write_message(root / name, "record", schema.RECORD, text)
+    write_message(root / "bad-alarm", "alarms", schema.ALARMS, f'{{"row": "a", "step": {deep}}}')
+    odd = {"what": "multiplier", "row": "a", "step": 1, "old": [None], "new": {"a": []}}
+    write_message(root / "bad-change", "changes", schema.CHANGES, json.dumps(odd))
+    return [*records, "bad-alarm", "bad-change"]

@@ -7,6 +7,8 @@ import json
 import struct
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -17,14 +19,16 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from keras_layerwise.storage import schema
-from keras_layerwise.tab.columns import join
+from keras_layerwise.tab import tables
+from keras_layerwise.tab.columns import Records, join
+from keras_layerwise.tab.naming import merge_rows
 from keras_layerwise.tab.plugin import LayerwiseLoader
-from keras_layerwise.tab.reading import merge_rows
 from tests.shared import tab_browser
 from tests.shared.tab_logs import (
     HOSTILE,
     growing,
     rows,
+    write_broken_runs,
     write_drift,
     write_rates,
     write_record,
@@ -95,6 +99,19 @@ def logdir(tmp_path_factory, values):
         for row in "ab":
             message = schema.alarm("nonfinite", row, 5, row)
             writer.messages(schema.Series("alarms"), schema.ALARMS, [message], 5)
+    write_broken_runs(root / "broken")
+    for name, layer in [("first", "dense"), ("second", "dense_3")]:
+        model = rows(layer, f"{layer} (non-trainable)", "head")
+        write_drift(root / "stable" / name, ["l2"], model, [0], {"l2": [[1, 2, 3]]})
+        write_rates(
+            root / "stable" / name,
+            rows(f"{layer}/kernel"),
+            [0],
+            [[0.5]],
+            [schema.change("frozen", f"{layer}/kernel", 0, None, None)],
+        )
+        renamed = {"dense": layer} if layer != "dense" else {}
+        write_record(root / "stable" / name, {"name": name}, layers=renamed)
     torn = root / "torn" / schema.DRIFT_DIR
     write_drift(root / "torn", ["l2"], rows("a"), [0, 1], {"l2": [[1], [2]]})
     (file,) = torn.iterdir()
@@ -160,14 +177,15 @@ class TestJoin:
         elements=st.one_of(st.floats(-9, 9, width=32), st.just(np.nan), st.just(np.inf)),
     )
 
-    @pytest.mark.parametrize("statistic", ["cosine", "mean_shift", "std_shift", "l2"])
+    @pytest.mark.parametrize("reads", ["falling", "signed", "rising"])
     @given(values=values, limit=st.integers(1, 12))
-    def test_each_column_shows_the_value_that_stands_out_most(self, statistic, values, limit):
+    def test_each_column_shows_the_value_that_stands_out_most(self, reads, values, limit):
         steps = np.arange(len(values)) * 10
-        found = join(steps, values, limit, statistic)
+        found = join(Records(steps, steps * 2.0, values), limit, reads)
         assert found.values.shape == (values.shape[1], min(len(values), limit))
         assert found.first[0] == steps[0]
         assert found.last[-1] == steps[-1]
+        np.testing.assert_array_equal(found.times, found.last * 2.0)
         assert (found.first[1:] == found.last[:-1] + 10).all()
         for column, (first, last) in enumerate(zip(found.first, found.last, strict=True)):
             for row in range(values.shape[1]):
@@ -176,9 +194,9 @@ class TestJoin:
                 shown = found.values[row, column]
                 if not members.size:
                     assert np.isnan(shown)
-                elif statistic == "cosine":
+                elif reads == "falling":
                     assert shown == members.min()
-                elif statistic in {"mean_shift", "std_shift"}:
+                elif reads == "signed":
                     assert shown in members
                     assert abs(shown) == abs(members).max()
                 else:
@@ -186,7 +204,7 @@ class TestJoin:
 
     def test_where_there_is_room_nothing_changes(self):
         values = np.array([[1, 2], [np.nan, 4]], "f4")
-        found = join(np.array([3, 5]), values, 2, "l2")
+        found = join(Records(np.array([3, 5]), np.array([0.5, 0.7]), values), 2)
         np.testing.assert_array_equal(found.values, values.T)
         assert found.first.tolist() == found.last.tolist() == [3, 5]
 
@@ -203,7 +221,7 @@ class TestRuns:
         assert good["statistics"] == ["l2"]
         assert set(good["stamps"]) == {"l2", "rates", "alarms", "record"}
         assert good["rows"][0] == {
-            "name": "embed", "trainable": True, "frozen": True, "parameters": 100
+            "name": "embed", "trainable": True, "frozen": True, "parameters": 100, "part": ""
         }  # fmt: skip
         assert good["alarms"] == [ALARM]
         assert good["problems"] == []
@@ -310,7 +328,109 @@ class TestRecord:
         assert ask(board, "record", run="grown") == {"record": None}
 
 
+class TestOneBadRun:
+    def test_it_costs_itself_only_and_says_what_is_wrong(self, board):
+        names = ["good", *(r["name"] for r in ask(board, "runs")["runs"] if "broken" in r["name"])]
+        assert len(names) == 9
+        answer = ask(board, "records", run=names)
+        assert answer["records"]["good"]["results"] == {}
+        assert set(answer["problems"]) == {"broken/too-deep", "broken/no-json"}
+        bad = answer["records"]["broken/null-in-timeline"]
+        assert bad["events"] == []
+        assert bad["problems"] == [
+            "results/final of the record is [1]",
+            "timeline[0] of the record is null",
+        ]
+        assert len(answer["records"]["broken/wrong-everywhere"]["problems"]) == 3
+
+    def test_what_is_no_mark_is_a_problem_of_its_run(self, board):
+        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        assert "unreadable" in runs["broken/bad-alarm"]["problems"][0]
+        (change,) = runs["broken/bad-change"]["changes"]
+        assert (change["old"], change["new"]) == ("[null]", '{"a": []}')
+
+    def test_a_matrix_that_can_not_be_read_leaves_the_others(self, board):
+        names = ["good", "foreign/wrong_shape", "absent"]
+        parameters = {"run": names, "topic": "l2", "columns": 50}
+        status, _, body = board.get("data/plugin/layerwise/matrices", **parameters)
+        assert status == 200
+        headers = []
+        while body:
+            (size,) = struct.unpack("<I", body[:4])
+            (inner,) = struct.unpack("<I", body[4:8])
+            headers.append(json.loads(body[8 : 8 + inner]))
+            body = body[4 + size :]
+        assert len(headers[0]["first"]) == len(headers[0]["times"]) == 50
+        assert "float64" in headers[1]["error"]
+        assert "absent" in headers[2]["error"]
+
+
+class TestStableNames:
+    def test_two_models_of_one_process_share_their_rows(self, board):
+        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        shared = ["dense", "dense (non-trainable)", "head"]
+        for name in ("stable/first", "stable/second"):
+            assert [row["name"] for row in runs[name]["rows"]] == shared
+            header, _ = matrix(board, run=name, topic="l2", columns=100)
+            assert header["rows"] == shared
+            header, _ = matrix(board, run=name, topic="rates", columns=100)
+            assert header["rows"] == ["dense/kernel"]
+            assert runs[name]["changes"][0]["row"] == "dense/kernel"
+
+    def test_of_a_sweep_only_what_differs_is_sent(self, board):
+        answer = ask(board, "records", run=["stable/first", "stable/second"])
+        values = {name: record["values"] for name, record in answer["records"].items()}
+        assert values == {
+            "stable/first": {"user/name": '"first"'},
+            "stable/second": {"user/name": '"second"'},
+        }
+        assert answer["same"] == 4
+
+
+class TestReadOnly:
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "TRACE", "OPTIONS"])
+    @pytest.mark.parametrize("route", ["runs", "index.js", "csv"])
+    def test_only_get_and_head_are_answered(self, board, method, route):
+        request = urllib.request.Request(
+            f"{board.url}data/plugin/layerwise/{route}", method=method, data=None
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code == 405
+        assert refused.value.headers["Allow"] == "GET, HEAD"
+        refused.value.close()
+
+    def test_head_has_no_body(self, board):
+        url = f"{board.url}data/plugin/layerwise/csv?run=good&topic=l2"
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD")) as answer:
+            assert answer.status == 200
+            assert answer.read() == b""
+
+
 class TestFiles:
+    def test_csv_leaves_while_it_is_made(self):
+        asked = []
+
+        def reading(name):
+            def read():
+                asked.append(name)
+                if name == "bad":
+                    raise ValueError("torn")
+                many = np.arange(1000)
+                return rows("a"), Records(many, many / 1.0, np.ones((1000, 1), "f4"))
+
+            return read
+
+        lines = tables.lines(["a"], [(name, reading(name)) for name in ("one", "bad", "two")])
+        assert next(lines) == b"run,step,a\r\n"
+        assert asked == []
+        first = next(lines)
+        assert asked == ["one"]
+        assert first.count(b"\r\n") < 1000
+        rest = b"".join(lines).decode().splitlines()
+        assert "bad,can not be read: torn" in rest
+        assert rest[-1] == "two,999,1.0"
+
     def test_csv_has_every_record_of_every_run(self, board, values):
         status, headers, body = board.get(
             "data/plugin/layerwise/csv", run=["good", "grown"], topic="l2"

@@ -42,12 +42,18 @@ export function textWidth(text, size) {
   return ruler.measureText(text).width;
 }
 
-// A path's end says more than its beginning.
+// A path's end says more than its beginning. Names can have thousands of characters: of these
+// no more is measured than may fit, and the cut is searched by halving.
 export function shortened(text, size, width) {
-  if (textWidth(text, size) <= width) return text;
-  let from = 1;
-  while (from < text.length - 1 && textWidth("…" + text.slice(from), size) > width) from++;
-  return "…" + text.slice(from);
+  const most = Math.ceil(width / (size / 8));
+  if (text.length <= most && textWidth(text, size) <= width) return text;
+  let low = Math.max(1, text.length - most), high = text.length - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (textWidth("…" + text.slice(middle), size) > width) low = middle + 1;
+    else high = middle;
+  }
+  return "…" + text.slice(low);
 }
 
 export async function saveImage(chart, name) {

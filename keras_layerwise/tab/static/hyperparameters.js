@@ -92,18 +92,10 @@ function fingerprintRows(runs, records) {
   });
 }
 
-function eventLines(record) {
-  const arrow = ({ old, new: now }) => `${JSON.stringify(old)} → ${JSON.stringify(now)}`;
-  const at = ({ step }) => (step === null || step === undefined ? "before training" : `step ${step}`);
-  const list = (name) => (Array.isArray(record[name]) ? record[name] : []);
-  return [
-    ...list("timeline").map((e) => `${at(e)}: learning rate ${arrow(e)}`),
-    ...list("changes").map((e) => `${at(e)}: ${e.key} ${arrow(e)}, as planned`),
-    ...list("overrides").map((e) => `${at(e)}: ${e.key} ${arrow(e)}, by override`),
-    ...list("violations").map((e) => `${at(e)}: ${e.key} ${arrow(e)}, unplanned`),
-    ...list("resumptions").map((e) => `resumed ${JSON.stringify(e)}`),
-  ];
-}
+const REMARKS = { changes: ", as planned", overrides: ", by override", violations: ", unplanned" };
+
+const eventLines = (record) =>
+  record.events.map(({ kind, step, text }) => `${step === null ? "before training" : `step ${step}`}: ${text}${REMARKS[kind] ?? ""}`);
 
 function resultRows(records) {
   const keys = new Set();

@@ -1,0 +1,43 @@
+"""A run as the page is told of it before it asks for values."""
+
+from dataclasses import asdict
+from typing import Any
+
+from keras_layerwise.storage import schema
+from keras_layerwise.tab.reading import Run
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Statistics, rows and how far each series has come."""
+    drift = [source for source in run.sources if source.series.kind == "drift"]
+    by_topic = {topic: run.of(topic) for topic in {s.topic for s in run.sources}}
+    own = {s.series.facts.name: s.series.facts for s in drift if s.series.facts}
+    first = run.of(drift[0].topic) if drift else []
+    return {
+        "name": run.name,
+        "statistics": [
+            *(name for name in schema.STATISTICS if name in by_topic),
+            *(facts for facts in own if facts not in schema.STATISTICS),
+        ],
+        "facts": {name: asdict(facts) for name, facts in own.items()},
+        "reference": next((s.series.reference for s in drift if s.series.reference), None),
+        "rows": [asdict(row) for row in run.rows(first)],
+        "stamps": {topic: [s.stamp for s in sources] for topic, sources in by_topic.items()},
+        "ended": max((source.ended for source in run.sources), default=None),
+    }
+
+
+def broken(name: str, problems: list[str], error: Exception) -> dict[str, Any]:
+    """A run of which nothing can be shown but what is wrong with it."""
+    return {
+        "name": name,
+        "statistics": [],
+        "facts": {},
+        "reference": None,
+        "rows": [],
+        "stamps": {},
+        "ended": None,
+        "alarms": [],
+        "changes": [],
+        "problems": [*problems, f"{type(error).__name__}: {error}"],
+    }

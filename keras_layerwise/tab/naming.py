@@ -1,0 +1,58 @@
+"""Names of rows that do not depend on the process: those of the run's record."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from keras_layerwise.storage.schema import Row
+
+
+def stable(name: str, names: Mapping[str, str]) -> str:
+    """A row's name with the layer's name in the record, where that is another.
+
+    Args:
+        name: a row, a layer's path, perhaps with a weight or a remark after it.
+        names: paths of layers in the process that trained to those in the record.
+
+    Example:
+    >>> stable("dense_3/kernel", {"dense_3": "dense"})
+    'dense/kernel'
+    >>> stable("dense_3 (non-trainable)", {"dense_3": "dense"})
+    'dense (non-trainable)'
+    """
+    path, remark, rest = name.partition(" (")
+    end = len(path)
+    while end > 0:
+        if path[:end] in names:
+            return names[path[:end]] + path[end:] + remark + rest
+        end = path.rfind("/", 0, end)
+    return name
+
+
+def renamed(rows: Sequence[Row], names: Mapping[str, str]) -> tuple[Row, ...]:
+    """`rows` under their stable names; as they are where two would become one."""
+    if not names:
+        return tuple(rows)
+    found = [replace(row, name=stable(row.name, names)) for row in rows]
+    return tuple(found) if len({row.name for row in found}) == len(found) else tuple(rows)
+
+
+def merge_rows(described: Sequence[Sequence[Row]]) -> tuple[Row, ...]:
+    """The rows of all sources in the model's order, each as it was first described.
+
+    Example:
+    >>> row = lambda name: Row(name, True, False, 1)
+    >>> [r.name for r in merge_rows([[row("a"), row("c")], [row("a"), row("b"), row("c")]])]
+    ['a', 'b', 'c']
+    """
+    merged: list[Row] = []
+    known: set[str] = set()
+    for rows in described:
+        at = 0
+        for row in rows:
+            if row.name in known:
+                at = next(i for i, other in enumerate(merged) if other.name == row.name) + 1
+                continue
+            merged.insert(at, row)
+            known.add(row.name)
+            at += 1
+    return tuple(merged)

@@ -1,0 +1,119 @@
+"""A run's record as the page shows it: every field checked, so that it can not break a picture."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from keras_layerwise.storage.record import Record, flat
+
+EVENTS = ("timeline", "changes", "overrides", "violations", "resumptions")
+_TEXTS = ("status", "started", "ended", "error")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A record in plain, checked values.
+
+    Attributes:
+        values: each hyperparameter by key, as JSON text: in JavaScript 1 and 1.0 are one number.
+        texts: ``status``, ``started``, ``ended`` and ``error``.
+        results: ``final`` and ``best`` values of the metrics.
+        fingerprints: by kind.
+        events: what happened, each with its ``kind``, ``step`` and ``text``.
+        layers: names of layers in the record to those in the process that trained.
+        problems: what was left out because it is not what it should be.
+    """
+
+    values: Mapping[str, str]
+    texts: Mapping[str, str | None]
+    results: Mapping[str, Mapping[str, Any]]
+    fingerprints: Mapping[str, str]
+    events: list[dict[str, Any]]
+    layers: Mapping[str, str]
+    problems: list[str] = field(default_factory=list)
+
+    def to_json(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
+        """What the page is told; of the values those of `keys`."""
+        shown = self.values if keys is None else {k: self.values[k] for k in keys}
+        told = asdict(self)
+        del told["texts"]
+        return told | dict(self.texts) | {"values": dict(shown)}
+
+
+def sheet(message: Any) -> Sheet:
+    """Checks what a run wrote as its record.
+
+    Raises:
+        ValueError: where it is no record at all.
+    """
+    try:
+        record = Record.from_json(message)
+        found = flat(record.values)
+        # Runs of a sweep share nearly all keys and texts: interned, each is kept once.
+        values = {sys.intern(str(key)): sys.intern(_text(value)) for key, value in found.items()}
+    except RecursionError as error:
+        raise ValueError("The record is nested too deeply to be read.") from error
+    problems: list[str] = []
+
+    def checked(name: str, value: Any, accepted: Any, otherwise: Any) -> Any:
+        if isinstance(value, accepted):
+            return value
+        problems.append(f"{name} of the record is {_text(value):.80}")
+        return otherwise
+
+    def members(name: str, value: Any, accepted: Any) -> dict[str, Any]:
+        mapping = checked(name, value, dict, {})
+        found = {
+            key: checked(f"{name}/{key}", inner, accepted, None) for key, inner in mapping.items()
+        }
+        return {key: inner for key, inner in found.items() if inner is not None}
+
+    results = {
+        kind: members(f"results/{kind}", inner, (int, float, str))
+        for kind, inner in members("results", record.results, dict).items()
+    }
+    events = []
+    for kind in EVENTS:
+        for i, event in enumerate(checked(kind, getattr(record, kind), list, [])):
+            if checked(f"{kind}[{i}]", event, dict, None) is not None:
+                events.append(_event(kind, event))
+    return Sheet(
+        values,
+        {name: checked(name, getattr(record, name), (str, type(None)), None) for name in _TEXTS},
+        results,
+        members("fingerprints", record.fingerprints, str),
+        events,
+        members("layers", record.layers, str),
+        problems,
+    )
+
+
+def stable_names(message: Any) -> dict[str, str]:
+    """Names of layers in the process that trained to those that the record has for them."""
+    layers = message.get("layers") if isinstance(message, dict) else None
+    if not isinstance(layers, dict):
+        return {}
+    return {there: here for here, there in layers.items() if isinstance(there, str)}
+
+
+def differing(sheets: Iterable[Sheet]) -> list[str]:
+    """The keys whose value is not the same in all sheets, in the order of the records."""
+    listed = list(sheets)
+    keys = dict.fromkeys(key for one in listed for key in one.values)
+    return [key for key in keys if len({one.values.get(key) for one in listed}) > 1]
+
+
+def _event(kind: str, event: Mapping[str, Any]) -> dict[str, Any]:
+    step = event.get("step")
+    if kind == "resumptions":
+        text = f"resumed {_text(event)}"
+    else:
+        what = "learning rate" if kind == "timeline" else str(event.get("key"))
+        text = f"{what} {_text(event.get('old'))} → {_text(event.get('new'))}"
+    return {"kind": kind, "step": step if isinstance(step, (int, float)) else None, "text": text}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
