@@ -133,6 +133,7 @@ class FreezeHyperparameters(RunCallback):
         self._values: dict[str, Any] = {}
         self._expected: dict[str, Any] = {}
         self._rate: float | None = None
+        self._seen_at = 0
         self._epoch = 0
         self._overrides_seen = 0
 
@@ -149,19 +150,26 @@ class FreezeHyperparameters(RunCallback):
 
     # The start.
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Reads everything, before other callbacks change the rate for the first epoch."""
+        super().on_train_begin(logs)
+        self._look()
+
     def differences_from(self, directory: Path) -> Sequence[Difference]:
         """What of the configuration the run in `directory` never had."""
         if not (directory / schema.RECORD_FILE).exists():
             return ()
         # A run that was killed may have left a checkpoint that is ahead of its record.
         planned = self._planned(math.inf)
-        found = run_record.unlike(load_record(directory), self._now(), self._ignore)
+        now = self._flat(self._values)
+        found = run_record.unlike(load_record(directory), now, self._ignore)
         return [difference for difference in found if difference.key not in planned]
 
     def on_run_begin(self) -> None:
         """Writes the record of a new run, or goes on with that of the run that goes on."""
-        current = self._now()
-        self._rate = self.rate()
+        if fitting.step_count(self.model) != self._seen_at:  # another callback has restored it
+            self._look()
+        current = self._flat(self._values)
         self._overrides_seen = 0
         directory = self.directory or Path()  # which is that of log_dir, never None
         if self.run.began != "new" and (directory / schema.RECORD_FILE).exists():
@@ -174,13 +182,13 @@ class FreezeHyperparameters(RunCallback):
             save_record(self.record, directory)
         self._open()
 
-    def _now(self) -> dict[str, Any]:
-        """The configuration as it is now, as flat keys."""
+    def _look(self) -> None:
         for optimizer in layerwise_optimizers(self.model.optimizer):
             if self.model.built and not optimizer.built:
                 self.model.optimizer.build(self.model.trainable_variables)
         self._values = self._read()
-        return self._flat(self._values)
+        self._rate = self.rate()
+        self._seen_at = fitting.step_count(self.model)
 
     def _read(self) -> dict[str, Any]:
         user = {**_trial(fitting.callbacks_of(self.model) or ()), **self._user}
@@ -203,14 +211,18 @@ class FreezeHyperparameters(RunCallback):
             },
         )
 
-    def _continued(self, found: Record, current: Mapping[str, Any]) -> Record:
+    def _continued(self, record: Record, current: Mapping[str, Any]) -> Record:
         step = self.step()
         last = {
             key: value
-            for key, value in run_record.last_values(found).items()
+            for key, value in run_record.last_values(record).items()
             if not run_record.matches(key, self._ignore)
         }
-        changes = [d._asdict() for d in differences(last, current)]
+        found = list(differences(last, current))
+        if self.run.began == "resumed":  # the checkpoint may be of another epoch
+            planned = self._planned(math.inf)
+            found = [d for d in found if d.key not in planned and not run_record.is_rate(d.key)]
+        changes = [difference._asdict() for difference in found]
         phase = {"step": step, "time": now(), "changes": changes}
         resumption = {
             "step": step,
@@ -218,15 +230,15 @@ class FreezeHyperparameters(RunCallback):
             "host": socket.gethostname(),
             "weights": weights_fingerprint(self.model),
         }
-        self._remove_end(found)
+        self._remove_end(record)
         return replace(
-            found,
+            record,
             status=RUNNING,
             ended=None,
             error=None,
             end_file=None,
-            phases=[*found.phases, phase] if changes else found.phases,
-            resumptions=[*found.resumptions, resumption],
+            phases=[*record.phases, phase] if changes else record.phases,
+            resumptions=[*record.resumptions, resumption],
         )
 
     def _remove_end(self, found: Record) -> None:
