@@ -27,24 +27,26 @@ from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import hparams, schema
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.record import (
-    ABSENT,
     FAILED,
     FINISHED,
     GROUPS,
     RUNNING,
     RUNTIME,
-    UNKNOWN,
-    Difference,
     Record,
-    differences,
-    fingerprint,
-    flat,
     load_record,
-    plain,
     save_record,
 )
 from keras_layerwise.storage.run_file import now
 from keras_layerwise.storage.sinks import Sink
+from keras_layerwise.storage.values import (
+    ABSENT,
+    UNKNOWN,
+    Difference,
+    differences,
+    fingerprint,
+    flat,
+    plain,
+)
 
 _ON_CHANGE = ("raise", "warn", "ignore")
 _SERIES = schema.Series(kind="record")

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from keras_layerwise.storage.record import (
+from keras_layerwise.storage.record import DIVERGED, FINISHED, Record
+from keras_layerwise.storage.values import (
     ABSENT,
-    DIVERGED,
-    FINISHED,
     UNKNOWN,
     Difference,
-    Record,
     as_text,
     differences,
     flat,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_layerwise.storage.record import UNKNOWN
+from keras_layerwise.storage.values import UNKNOWN
 
 NONE = "none"
 
