@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import copy
 import os
-import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from keras_layerwise.hyperparameters.fit import note_calling_frame
 from keras_layerwise.hyperparameters.inventory import learning_rate
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage.events import EventWriter
+from keras_layerwise.storage.files import local
 from keras_layerwise.storage.sinks import Sink, Sinks
 
 
@@ -34,7 +34,7 @@ class RunCallback(keras.callbacks.Callback):
         sinks: where else records go.
 
     Raises:
-        ValueError: for a `log_dir` that is not in a local file system.
+        OSError: for a `log_dir` that is not in a local file system.
     """
 
     observes_only = True
@@ -53,7 +53,9 @@ class RunCallback(keras.callbacks.Callback):
     def __init__(self, log_dir: str | os.PathLike[str] | None, sinks: Iterable[Sink] = ()) -> None:
         super().__init__()
         self.log_dir = None if log_dir is None else Path(log_dir)
-        self._wanted = None if log_dir is None else _local(log_dir)
+        self._wanted = None if log_dir is None else os.fspath(log_dir)
+        if log_dir is not None:
+            local(log_dir)
         self._sinks = Sinks(sinks)
         self._writer: EventWriter | None = None
         self._fit: runs.Fit | None = None
@@ -219,16 +221,6 @@ class RunCallback(keras.callbacks.Callback):
     def _steps_per_epoch(self) -> int | None:
         steps = (self.params or {}).get("steps")
         return steps if isinstance(steps, int) else None
-
-
-def _local(log_dir: str | os.PathLike[str]) -> str:
-    text = os.fspath(log_dir)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise ValueError(
-            f"Runs are written to a local directory; received log_dir={text!r}. Mount the "
-            "storage, or write to a local directory and copy it there after training."
-        )
-    return text
 
 
 def print_loss(name: str, lost: int, directory: Path | None) -> None:

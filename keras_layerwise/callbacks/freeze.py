@@ -86,8 +86,8 @@ class FreezeHyperparameters(RunCallback):
 
     Raises:
         TypeError: for a hyperparameter that can not be stored, by its key.
-        ValueError: for another `on_change` or `resume`, or a `log_dir` that is
-            not in a local file system.
+        ValueError: for another `on_change` or `resume`.
+        OSError: for a `log_dir` that is not in a local file system.
 
     Example:
 

@@ -50,8 +50,8 @@ class LearningRateMonitor(RunCallback):
         sinks: where else the rates go.
 
     Raises:
-        ValueError: for a `log_dir` that is not in a local file system.
-        OSError: before the first step, where `log_dir` can not be written.
+        OSError: for a `log_dir` that is not in a local file system, and before the
+            first step where it can not be written.
 
     Example:
     >>> import keras, numpy as np

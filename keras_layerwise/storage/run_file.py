@@ -13,12 +13,12 @@ import json
 import os
 import re
 import socket
-import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from keras_layerwise.storage import schema
+from keras_layerwise.storage.files import replacing
 
 RUN_FILE = "run.json"
 _TRACES = (schema.RECORD_FILE, schema.RECORD_DIR, schema.DRIFT_DIR, schema.RATES_DIR)
@@ -94,18 +94,8 @@ def write(directory: Path, mark: Mark) -> None:
     Raises:
         OSError: where the directory cannot be written.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{RUN_FILE}.", dir=directory)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(mark), file, sort_keys=True)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's mode is for secrets
-        Path(temporary).replace(directory / RUN_FILE)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+    with replacing(directory / RUN_FILE) as file:
+        file.write(json.dumps(asdict(mark), sort_keys=True).encode())
 
 
 def holds_run(directory: Path) -> bool:

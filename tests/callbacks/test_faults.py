@@ -210,7 +210,7 @@ def test_weights_that_are_not_finite_do_not_stop_training(tmp_path):
         fit(model, [*watching(tmp_path), At(spoil)])
     assert any("8 elements of 'head/kernel'" in str(warning.message) for warning in caught)
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 18
-    assert record_of(tmp_path)["status"] == "finished"
+    assert record_of(tmp_path)["status"] == "diverged"
 
 
 def restored(step):
