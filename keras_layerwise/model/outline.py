@@ -189,13 +189,14 @@ def outline(
     >>> block = lambda i: [keras.layers.Dense(4, name=f"block_{i}_{k}") for k in "ab"]
     >>> layers = [keras.layers.Dense(4, name="stem"), *block(0), *block(1)]
     >>> model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2, name="head")])
-    >>> print(outline(model))  # doctest: +ELLIPSIS
+    >>> print(outline(model))
     Outline of "sequential...": 2 blocks, by names
-    Part     Name     Depth  Layers              Parameters
-    -------  -------  -----  ------------------  ----------
-    stem                  0  stem                        20
+    Part     Name     Depth  Layers                Parameters
+    -------  -------  -----  --------------------  ----------
+    stem                  0  stem                          20
     block 0  block_0      1  block_0_a, block_0_b          40
-    ...
+    block 1  block_1      2  block_1_a, block_1_b          40
+    head                  3  head                          10
     """
     sites = structure.sites(model)
     placed = placing.place(model, sites, block, stem, head)
