@@ -157,10 +157,13 @@ def over_time(
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
     """Names and [records, rows] of one statistic, by part where `shown` does so."""
     if by_block is None:
-        by_block = shown(records[-1])[0] is records[-1].blocks
+        by_block = shown(records[-1])[0] is not records[-1].rows
     groups = [record.blocks if by_block else record.rows for record in records]
     values = [(r.by_block if by_block else r.values)[statistic] for r in records]
     names, place = _places(groups)
+    if by_block:
+        labels = {row.name: label(row) for rows in groups for row in rows}
+        names = [labels[name] for name in names]
     return names, _table(values, place, len(names))
 
 
@@ -222,7 +225,7 @@ def _cells(
     record: DriftRecord, statistics: Sequence[Statistic], about: str
 ) -> tuple[str, list[str], list[list[str]]]:
     rows, values = shown(record)
-    by_block = rows is record.blocks
+    by_block = rows is not record.rows
     names = [statistic.name for statistic in statistics]
     cells = [
         [label(row) if by_block else row.name, _state(row), f"{row.parameters:,}"]
