@@ -5,24 +5,14 @@ Starts in a fraction of a second: it reads files, and imports no Keras.
 
 import argparse
 import json
-import math
-import struct
 import sys
-from array import array
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from keras_layerwise.storage import schema
-from keras_layerwise.storage.record import (
-    NEVER_SET,
-    RUNNING,
-    Record,
-    RecordError,
-    as_text,
-    flat,
-    load_record,
-)
+from keras_layerwise.storage.reading import final_drift
+from keras_layerwise.storage.record import RUNNING, Record, RecordError, load_record
+from keras_layerwise.storage.values import NEVER_SET, as_text, flat
 
 SAME, DIFFERENT, NO_RUN = 0, 1, 2
 
@@ -133,56 +123,6 @@ def _print_json(value: Any) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.6g}"
-
-
-# Drift, out of the event files.
-
-
-def final_drift(run: str | Path) -> dict[str, Any]:
-    """The last value of each drift statistic, for each layer.
-
-    Returns:
-        ``{"step": n, "layers": [{"name": ..., "l2": ..., ...}]}``; a
-        statistic that is not defined for a layer is left out.
-    """
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    series: dict[str, schema.Series] = {}
-    last: dict[str, tuple[int, array[float]]] = {}
-    for content in _records(Path(run) / schema.DRIFT_DIR):
-        event = Event.FromString(content)
-        for value in event.summary.value:
-            if value.metadata.plugin_data.plugin_name == schema.PLUGIN and value.tag not in series:
-                series[value.tag] = schema.Series.parse(value.metadata.plugin_data.content)
-            if value.tag in series and series[value.tag].kind == "drift":
-                values = array("f")
-                values.frombytes(value.tensor.tensor_content)
-                if sys.byteorder == "big":
-                    values.byteswap()
-                last[value.tag] = (event.step, values)
-    newest = max((step for step, _ in last.values()), default=None)
-    layers: dict[str, dict[str, Any]] = {}
-    # A tag whose rows were replaced by others, in mid-run or on resuming, ends early.
-    for tag, (_, values) in sorted(last.items(), key=lambda item: item[1][0]):
-        statistic = str(series[tag].statistic)
-        for row, number in zip(series[tag].rows, values, strict=True):
-            entry = layers.setdefault(row.name, {"name": row.name})
-            entry.pop(statistic, None)
-            if math.isfinite(number):
-                entry[statistic] = number
-    return {"step": newest, "layers": list(layers.values())}
-
-
-def _records(directory: Path) -> Iterator[bytes]:
-    """The records of a directory's event files; a half-written end is left out."""
-    for path in sorted(directory.glob("events.out.tfevents.*")):
-        with path.open("rb") as file:
-            while len(head := file.read(12)) == 12:
-                (length,) = struct.unpack("<Q", head[:8])
-                content = file.read(length)
-                if len(content) < length or len(file.read(4)) < 4:
-                    break
-                yield content
 
 
 if __name__ == "__main__":

@@ -1,33 +1,32 @@
 """How far every layer has moved: statistics, alarms and charts while a model trains."""
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from keras_layerwise.backend.processes import is_chief
 from keras_layerwise.callbacks import drift_output as output
+from keras_layerwise.callbacks.base import RunCallback, print_loss
 from keras_layerwise.callbacks.drift_output import Output
+from keras_layerwise.callbacks.runs import Run
 from keras_layerwise.drift import sources
 from keras_layerwise.drift import tracker as tracking
 from keras_layerwise.drift.alarms import Alarm
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.drift.statistics import DEFAULT, Statistic, chosen
 from keras_layerwise.drift.tracker import DriftRecord, Tracker, View
+from keras_layerwise.hyperparameters.fit import trains_itself
 from keras_layerwise.model import selectors
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import charts, schema
-from keras_layerwise.storage.events import EventWriter
-from keras_layerwise.storage.sinks import Sink, Sinks
+from keras_layerwise.storage.sinks import Sink
 
 
-class WeightDrift(keras.callbacks.Callback):
+class WeightDrift(RunCallback):
     """Records how far every layer's weights have moved from a reference.
 
     There is a row for each layer's trainable weights and one, marked, for its
@@ -106,7 +105,7 @@ class WeightDrift(keras.callbacks.Callback):
         verbose: int = 0,
         flush_seconds: float = 10.0,
     ) -> None:
-        super().__init__()
+        super().__init__(log_dir, sinks)
         _one_of("scalars", scalars, ("model", "all", "none"))
         _one_of("on_nonfinite", on_nonfinite, ("warn", "stop", "raise"))
         if update_freq != "epoch" and not (isinstance(update_freq, int) and update_freq > 0):
@@ -116,7 +115,6 @@ class WeightDrift(keras.callbacks.Callback):
         if select is not None:
             selectors.check_type(select)
         _check_reference(reference)
-        self.log_dir = Path(log_dir)
         self._asked = reference
         self._every = None if update_freq == "epoch" else int(update_freq)
         self._select = select
@@ -129,13 +127,11 @@ class WeightDrift(keras.callbacks.Callback):
         self._on_nonfinite = on_nonfinite
         self._verbose = verbose
         self._flush_seconds = flush_seconds
-        self._sinks = Sinks(sinks).sinks
         self._output: Output | None = None
         self._saving: threading.Thread | None = None
         self._lost = 0
         self._tracker: Tracker | None = None
-        self._resumed: bool | None = None
-        self._batch: int | None = None
+        self._followed: Run | None = None
         self._missing = False
         self._forget()
 
@@ -206,37 +202,26 @@ class WeightDrift(keras.callbacks.Callback):
 
     # What Keras calls.
 
-    def set_model(self, model: Any) -> None:
-        """Begins anew where the model is another than before."""
-        if model is not getattr(self, "_model", None):
+    def on_run_begin(self) -> None:
+        """Opens the event file, so that what can not be written fails here; takes the reference."""
+        if self.run.began == "new" or self._followed is not self.run:
             self._forget()
-        super().set_model(model)
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Opens the event file, so that what can not be written fails here."""
-        self._close()
-        if is_chief():
-            writer = EventWriter(self.log_dir / schema.DRIFT_DIR, self._flush_seconds)
-            self._output = Output(writer, self._sinks, self._statistics, self._scalars)
-        for optimizer in layerwise_optimizers(self.model.optimizer):
-            optimizer.attach(self.model)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Takes the reference, here because other callbacks may restore weights before."""
-        self._epoch_start = self._checked = self._batches()
-        self._batch = None
-        if self._resumed is None:
-            self._resumed = self._epoch_start > 0
+        self._followed = self.run
+        self.open_writer(schema.DRIFT_DIR, self._flush_seconds)
+        if self._writer is not None:
+            sinks = self._sinks.sinks
+            self._output = Output(self._writer, sinks, self._statistics, self._scalars)
         if self._tracker is None:
             self._begin()
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Records the steps before this one.
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Counts from here."""
+        super().on_epoch_begin(epoch, logs)
+        self._epoch_start = self._checked = self._batches()
 
-        At a batch's begin rather than the end of the one before, because
-        Keras waits for every step on JAX where a callback looks at its end.
-        """
-        self._batch = batch
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Records the steps before this one."""
+        super().on_train_batch_begin(batch, logs)
         if self._tracker is None:
             self._begin()
         elif self._every is not None:
@@ -244,6 +229,7 @@ class WeightDrift(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Records the epoch, and draws it."""
+        super().on_epoch_end(epoch, logs)
         if self._tracker is None:
             self._begin()
         tracker = self._tracker
@@ -260,15 +246,22 @@ class WeightDrift(keras.callbacks.Callback):
             if self._output is not None:
                 self._draw(self._output, tracker, record)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_run_end(self, error: BaseException | None) -> None:
         """Closes the event file and reports."""
-        self._close()
-        if self._lost:
-            # Standard output may go to the same full disk.
-            with contextlib.suppress(OSError):
-                print(f"WeightDrift: {self._lost} records could not be written to {self.log_dir}.")
-        if self._verbose and is_chief():
+        self.close()
+        print_loss("WeightDrift", self._lost, self.directory)
+        if self._verbose and error is None and is_chief():
             self.summary()
+
+    def close(self) -> int:
+        """Waits for the reference's file, and closes the outputs."""
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
+        self._output = None
+        lost = super().close()
+        self._lost += lost
+        return lost
 
     # How it is done.
 
@@ -277,31 +270,15 @@ class WeightDrift(keras.callbacks.Callback):
         self._about = ""
         self._records: list[DriftRecord] = []
         self._logged: dict[int, dict[str, float]] = {}
-        self._resumed = self._batch = None
         self._epoch_start = self._checked = 0
-        self._recorded: tuple[int, int] | None = None
-
-    def _close(self) -> None:
-        if self._saving is not None:
-            self._saving.join()
-            self._saving = None
-        if self._output is not None:
-            self._output.close()
-            self._lost += self._output.lost
-            self._output = None
+        self._recorded: int | None = None
 
     def _batches(self) -> int:
-        """How many batches were trained on, across runs."""
-        optimizer = self.model.optimizer
-        if optimizer is None:  # a custom train_step with optimizers of its own
-            return self._epoch_start + (0 if self._batch is None else self._batch + 1)
-        return self._step() * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
-
-    def _step(self) -> int:
-        optimizer = self.model.optimizer
-        if optimizer is None:
-            return self._batches()
-        return int(ops.convert_to_numpy(ops.convert_to_tensor(optimizer.iterations)))
+        """How many batches were trained on, over every ``fit`` of the run."""
+        if trains_itself(self.model):
+            return self.step()
+        accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        return self.step() * int(accumulated)
 
     def _begin(self) -> None:
         """Takes the reference, where weights exist."""
@@ -314,7 +291,7 @@ class WeightDrift(keras.callbacks.Callback):
             view,
             reference,
             self._statistics,
-            step=self._step(),
+            step=self.step(),
             moving=_is(self._asked, "previous"),
             frozen=_frozen_by_rule,
             again=self._look,
@@ -331,9 +308,9 @@ class WeightDrift(keras.callbacks.Callback):
         if _is(asked, "previous"):
             return Reference.taken(view.watched), "the previous record", False
         if _is(asked, "initial"):
-            if self._resumed and self._file.exists():
+            if self.run.began != "new" and self._file.exists():
                 return (*sources.load(self._file, view.sites), False)
-            step = self._step()
+            step = self.step()
             about = f"the weights at step {step}, the first seen" if step else "the initial weights"
             return Reference.taken(view.watched), about, True
         if isinstance(asked, (list, tuple)):
@@ -346,7 +323,8 @@ class WeightDrift(keras.callbacks.Callback):
 
     @property
     def _file(self) -> Path:
-        return self.log_dir / schema.DRIFT_DIR / schema.REFERENCE_FILE
+        directory = self.directory or Path()  # which is that of log_dir, never None
+        return directory / schema.DRIFT_DIR / schema.REFERENCE_FILE
 
     def _keep(self, tracker: Tracker) -> None:
         """Writes the reference for a resumed run, without holding up this one."""
@@ -374,11 +352,10 @@ class WeightDrift(keras.callbacks.Callback):
         self._checked = batches
 
     def _record(self, tracker: Tracker) -> None:
-        step, reference = self._step(), tracker.reference
-        at = (id(self.model.optimizer), step)
-        if at == self._recorded:  # while gradients are accumulated
+        step, reference = self.step(), tracker.reference
+        if step == self._recorded:  # while gradients are accumulated
             return
-        self._recorded = at
+        self._recorded = step
         record = tracker.record(step)
         self._records.append(record)
         if self._output is not None:
@@ -389,7 +366,7 @@ class WeightDrift(keras.callbacks.Callback):
         if record.nonfinite and self._on_nonfinite == "stop":
             self.model.stop_training = True
         if record.nonfinite and self._on_nonfinite == "raise":
-            self._close()
+            self.close()
             raise FloatingPointError(
                 f"Weights are not finite at step {step}: {', '.join(record.nonfinite[:10])}."
             )

@@ -1,47 +1,31 @@
-"""The record of a run: plain values, compared, fingerprinted, kept in one file.
+"""The run record: what a run was configured with and what became of it, in one file.
 
-Reading a record back parses JSON and runs no code; nothing here imports Keras.
+Reading it back parses JSON and runs no code.
 """
 
-import contextlib
 import dataclasses
-import enum
-import hashlib
 import json
-import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from keras_layerwise.storage import files
 from keras_layerwise.storage.schema import RECORD_FILE
+from keras_layerwise.storage.values import Difference, differences, fingerprint, flat
 
 VERSION = 1
-UNKNOWN = "unknown"
-NEVER_SET = "never set"
-ABSENT = "(absent)"
 
 RUNTIME = "runtime"
 GROUPS = ("architecture", "training", "regularization", RUNTIME, "user")
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+DIVERGED = "diverged"
 
 
 class RecordError(ValueError):
     """A directory without a record, or a file that is none."""
-
-
-class Difference(NamedTuple):
-    """A key whose value differs; `ABSENT` where one side has no such key."""
-
-    key: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.key}: {as_text(self.old)} -> {as_text(self.new)}"
 
 
 @dataclass(frozen=True)
@@ -54,21 +38,26 @@ class Record:
 
     Attributes:
         values: the groups.
-        status: ``"running"``, ``"finished"`` or ``"failed"``. A run that was
-            killed stays ``"running"``: nothing could be written any more.
+        status: ``"running"``, ``"finished"``, ``"diverged"`` (it came to its end,
+            with a loss that is no number) or ``"failed"``. A run that was killed
+            stays ``"running"``: nothing could be written any more.
         started: when training began, ISO 8601, UTC.
         ended: when it ended; None while it runs.
+        seen: when it was last alive, of a run that is still ``"running"``.
         fingerprints: SHA-256 of ``hyperparameters``, ``runtime``,
             ``initial_weights`` and, after the end, ``final_weights``.
         layers: names of layers as the record has them to names in the
             process that trained, where the two differ.
-        results: ``final`` and ``best`` value of the loss and each metric.
+        results: ``final`` and ``best`` value of the loss and each metric; what is
+            no number is ``"nan"``, ``"inf"`` or ``"-inf"``.
         timeline: changes of the learning rate, each ``step``, ``old``, ``new``.
         changes: what a recorded callback changed by plan (`GradualUnfreeze`),
             each ``step``, ``key``, ``old``, ``new``.
         overrides: what `override` changed, each ``step``, ``key``, ``old``,
             ``new``; ``step`` is None before the first training.
         violations: what changed otherwise, in the same form.
+        phases: what was changed between two fits of the run: each the ``step``, the
+            ``time`` and ``changes``, each ``key``, ``old``, ``new``.
         resumptions: when and at which step training went on in this directory.
         error: what ended a failed run.
         end_file: the event file that holds the end of the HParams session.
@@ -84,13 +73,15 @@ class Record:
     status: str = RUNNING
     started: str | None = None
     ended: str | None = None
+    seen: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
-    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     timeline: Sequence[Mapping[str, Any]] = field(default_factory=list)
     changes: Sequence[Mapping[str, Any]] = field(default_factory=list)
     overrides: Sequence[Mapping[str, Any]] = field(default_factory=list)
     violations: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    phases: Sequence[Mapping[str, Any]] = field(default_factory=list)
     resumptions: Sequence[Mapping[str, Any]] = field(default_factory=list)
     error: str | None = None
     end_file: str | None = None
@@ -162,6 +153,7 @@ def load_record(log_dir: str | os.PathLike[str]) -> Record:
 
     Example:
 
+    >>> import tempfile
     >>> log_dir = tempfile.mkdtemp()
     >>> _ = save_record(Record({group: {} for group in GROUPS}), log_dir)
     >>> load_record(log_dir).status
@@ -187,163 +179,11 @@ def load_record(log_dir: str | os.PathLike[str]) -> Record:
 
 def save_record(record: Record, log_dir: str | os.PathLike[str]) -> Path:
     """Writes the record's file so that a reader sees the old or the new, whole."""
-    path = Path(log_dir) / RECORD_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = files.local(log_dir) / RECORD_FILE
     text = json.dumps(
         record.to_json(), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
     )
-    handle, temporary = tempfile.mkstemp(prefix=f".{RECORD_FILE}.", dir=path.parent)
-    try:
+    with files.replacing(path) as file:
         # The escape of what is no UTF-8 is JSON's own.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp's mode is for secrets; colleagues may read a record.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+        file.write(f"{text}\n".encode("utf-8", "backslashreplace"))
     return path
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a plain value: key order does not matter, types do.
-
-    Example:
-
-    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    True
-    >>> fingerprint({"a": 1}) == fingerprint({"a": 1.0})
-    False
-    """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def plain(value: Any, key: str = "") -> Any:
-    """Turns nested user values into what JSON can hold without loss of meaning.
-
-    Mappings, dataclasses, lists, tuples and sets (sorted); strings, numbers,
-    bools, None; NumPy scalars and small arrays; enum members (by name); paths. NaN
-    and the infinities become the words ``"nan"``, ``"inf"``, ``"-inf"``, which
-    every JSON reader takes; bytes of a path that are no text are written out.
-
-    Args:
-        value: what to convert.
-        key: where it is, for the error.
-
-    Raises:
-        TypeError: for anything else, naming its key.
-        ValueError: where two keys become one.
-
-    Example:
-
-    >>> plain({"path": Path("data") / "x", "rates": (0.1, 0.2)})
-    {'path': 'data/x', 'rates': [0.1, 0.2]}
-    """
-    if isinstance(value, enum.Enum):
-        return _text(value.name or str(value))
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, (str, int)):
-        return _text(value) if isinstance(value, str) else int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    if isinstance(value, os.PathLike):
-        return _text(os.fsdecode(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return _plain_mapping(value, key)
-    if isinstance(value, (set, frozenset)):
-        members = [plain(member, key) for member in value]
-        return sorted(members, key=lambda member: json.dumps(member, sort_keys=True))
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
-        return [plain(member, f"{key}/{i}") for i, member in enumerate(value)]
-    if _is_numpy(value) and (value.ndim == 0 or value.size <= 1000):
-        unpacked = value.tolist()
-        if not _is_numpy(unpacked):
-            return plain(unpacked, key)
-    raise TypeError(
-        f"The hyperparameter {key!r} is {value!r:.100} of type {type(value).__name__}, which can "
-        "not be stored as a plain value. Accepted: str, int, float, bool, None, NumPy scalars, "
-        "enum members, dataclasses, paths, and mappings, lists, tuples and sets of these. Store "
-        "what describes it, such as a name or a number."
-    )
-
-
-def _text(value: str) -> str:
-    # Neither JSON in UTF-8 nor an event file takes a lone surrogate.
-    return value.encode("utf-8", "backslashreplace").decode()
-
-
-def _plain_mapping(value: Mapping[Any, Any], key: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, member in value.items():
-        inner = plain(name, f"{key}/{name}")
-        text = inner if isinstance(inner, str) else json.dumps(inner)
-        if text in found:
-            raise ValueError(
-                f"Two keys of {key or 'the hyperparameters'!r} are both stored as {text!r}; "
-                f"received {list(value)!r:.200}. Give them names that differ as text."
-            )
-        found[text] = plain(member, f"{key}/{text}" if key else text)
-    return found
-
-
-def _is_numpy(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist")
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves by key, the names on the way joined by ``/``; lists are leaves.
-
-    Example:
-
-    >>> flat({"training": {"epochs": 3, "betas": [0.9, 0.99]}})
-    {'training/epochs': 3, 'training/betas': [0.9, 0.99]}
-    """
-    found: dict[str, Any] = {}
-
-    def visit(key: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for name, member in value.items():
-                visit(f"{key}/{name}" if key else name, member)
-        elif key in found:
-            raise ValueError(
-                f"Two hyperparameters are both called {key!r}: one is nested, the other has a "
-                "'/' in its name. Rename one."
-            )
-        else:
-            found[key] = value
-
-    visit("", values)
-    return found
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """The keys of two flat mappings whose values differ in value or type."""
-    return tuple(
-        Difference(key, old.get(key, ABSENT), new.get(key, ABSENT))
-        for key in sorted({*old, *new})
-        if not _same(old.get(key, ABSENT), new.get(key, ABSENT))
-    )
-
-
-def _same(old: Any, new: Any) -> bool:
-    # 1, 1.0 and True are equal in Python and different in a record.
-    return type(old) is type(new) and json.dumps(old, sort_keys=True) == json.dumps(
-        new, sort_keys=True
-    )
-
-
-def as_text(value: Any) -> str:
-    """A value of a record on one line, for tables and errors."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
