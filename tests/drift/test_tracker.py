@@ -189,3 +189,12 @@ def test_a_layer_that_was_freed_has_an_epoch_to_move():
     one.record(3)
     (alarm,) = one.still(3)
     assert alarm.rows == ("stem",)
+
+
+def test_a_frozen_weight_of_a_layer_that_trains_is_told_apart():
+    model = stacked()
+    one = followed(model, frozen=lambda asked: {"stem/kernel"})
+    one.record(1)
+    move(model.get_layer("stem").kernel, 1.0)
+    (alarm,) = one.record(2).alarms
+    assert alarm.message.startswith("Frozen weights of layer 'stem' have moved, at step 2: some")
