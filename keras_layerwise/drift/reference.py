@@ -12,7 +12,7 @@ from keras_layerwise.backend.arrays import Piece, Watched
 from keras_layerwise.drift import devices
 from keras_layerwise.drift import sums as columns
 from keras_layerwise.drift.sums import Sums
-from keras_layerwise.storage import reference as stored
+from keras_layerwise.storage import reference as reference_file
 
 
 class Reference:
@@ -106,7 +106,7 @@ class Reference:
             about: what the reference is, in words.
         """
         values = zip(paths, watched.variables, self.pieces, strict=True)
-        stored.save(
+        reference_file.save(
             path,
             about,
             (

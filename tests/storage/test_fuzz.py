@@ -64,6 +64,7 @@ def write_run(directory, user=1):
         timeline=[change],
         violations=[change],
         changes=[change],
+        phases=[{"step": 1, "time": "now", "changes": [change]}],
         resumptions=[{"step": 1, "time": "now"}],
     )
     save_record(record, directory)
