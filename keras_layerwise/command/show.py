@@ -48,12 +48,12 @@ def everything(run: str, record: Record, drift: Mapping[str, Any]) -> list[str]:
     if results:
         lines.append(render("results", ("Metric", "#Value"), results))
     for name, entries in _happened(record).items():
-        rows = [
+        told = [
             (cell(e.get("step")), str(e.get("key", "learning_rate")), *map(as_text, _pair(e)))
             for e in entries
         ]
-        if rows:
-            lines.append(render(name, ("#Step", "Key", "Old", "New"), rows))
+        if told:
+            lines.append(render(name, ("#Step", "Key", "Old", "New"), told))
     for name in ("parts", "layers"):
         found = drift[name]
         names = list(dict.fromkeys(key for row in found for key in row if key not in _ABOUT))
@@ -252,12 +252,12 @@ def _events(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _happened(record: Record) -> dict[str, list[Mapping[str, Any]]]:
     """What changed after the start, by what allowed it; the gravest first."""
-    phases = [
-        {"step": phase.get("step"), **change}
-        for phase in record.phases
-        for change in (phase.get("changes") if isinstance(phase.get("changes"), list) else ())
-        if isinstance(change, dict)
-    ]
+    phases: list[Mapping[str, Any]] = []
+    for phase in record.phases:
+        changes = phase.get("changes")
+        for change in changes if isinstance(changes, list) else ():
+            if isinstance(change, dict):
+                phases.append({"step": phase.get("step"), **change})
     return {
         "violations": list(record.violations),
         "changed between phases": phases,
