@@ -20,9 +20,10 @@ from keras_layerwise.callbacks.unfreeze import GradualUnfreeze
 from keras_layerwise.errors import FrozenHyperparameterError
 from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
-from keras_layerwise.hyperparameters.inventory import inventory, learning_rate
+from keras_layerwise.hyperparameters.inventory import inventory
 from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.override import log_of
+from keras_layerwise.hyperparameters.training import learning_rate
 from keras_layerwise.model.selectors import select
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import hparams, schema

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_layerwise.storage import files
 from keras_layerwise.storage.schema import RECORD_FILE
-from keras_layerwise.storage.values import Difference, differences, fingerprint, flat
+from keras_layerwise.storage.values import Differences, differences, fingerprint, flat
 
 VERSION = 1
 
@@ -54,6 +54,8 @@ class Record:
         violations: what changed otherwise, in the same form.
         resumptions: when and at which step training went on in this directory.
         error: what ended a failed run.
+        sources: source of the user's functions and classes by the tag of
+            their code; shown, and no part of what is compared.
         end_file: the event file that holds the end of the HParams session.
 
     Example:
@@ -76,6 +78,7 @@ class Record:
     violations: Sequence[Mapping[str, Any]] = field(default_factory=list)
     resumptions: Sequence[Mapping[str, Any]] = field(default_factory=list)
     error: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
     end_file: str | None = None
 
     def __getitem__(self, key: str) -> Any:
@@ -94,13 +97,19 @@ class Record:
         """SHA-256 of the hyperparameters, in hexadecimal."""
         return fingerprint(self.hyperparameters)
 
-    def diff(self, other: "Record") -> tuple[Difference, ...]:
+    def diff(self, other: "Record") -> Differences:
         """Every key, hyperparameter or runtime, whose value is another in `other`.
+
+        As text it says "the same", or "the same as far as known" with the
+        keys, its ``unknown``, that one of the two records does not know.
 
         Example:
 
         >>> Record({"user": {"seed": 1}}).diff(Record({"user": {"seed": 2}}))
         (Difference(key='user/seed', old=1, new=2),)
+        >>> record = Record({"training": {"batch_size": "unknown"}})
+        >>> print(record.diff(record))
+        the same as far as known; unknown: training/batch_size
         """
         return differences(flat(self.values), flat(other.values))
 
