@@ -1,5 +1,6 @@
 """What training was configured with: fit, compile, optimizers, callbacks."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,11 +44,12 @@ def training(model: Any, names: Names) -> dict[str, Any]:
     for name, value in internals.compile_arguments(model).items():
         found[name] = describe(value)
     found["steps_per_execution"] = model.steps_per_execution
-    members = _own_optimizers(model)
+    used = fitting.optimizers_of(model)
+    # A model that trains with optimizers of its own does not use Keras's default one.
+    members = {k: member for k, member in _own_optimizers(model).items() if member in used}
     if members:
         found["optimizers"] = {key: _optimizer(member, names) for key, member in members.items()}
-    # A model with optimizers of its own got Keras's default one as well, and does not use it.
-    if model.optimizer is not None and not (members and number(model.optimizer.iterations) == 0):
+    if model.optimizer is not None and any(model.optimizer is member for member in used):
         found |= _optimizer(model.optimizer, names)
     return found
 
@@ -56,10 +58,11 @@ def _own_optimizers(model: Any) -> dict[str, Any]:
     """The optimizers that the model keeps beside the one that ``compile`` made, by attribute."""
     found: dict[str, Any] = {}
     for name, value in vars(model).items():
-        members = value.items() if isinstance(value, Mapping) else [("", value)]
-        for key, member in members:
+        is_many = isinstance(value, (dict, list, tuple))
+        several = value if isinstance(value, dict) else dict(enumerate(value)) if is_many else {}
+        for key, member in (several or {"": value}).items():
             if isinstance(member, keras.Optimizer) and member is not model.optimizer:
-                found[f"{name}/{key}" if key else name] = member
+                found[f"{name}/{key}" if several else name] = member
     return found
 
 
@@ -177,12 +180,14 @@ def _assignments(optimizer: LayerwiseOptimizer, names: Names) -> Any:
 
 
 def learning_rate(model: Any) -> float | None:
-    """The learning rate at this step; None without an optimizer that has one."""
-    optimizer: Any = getattr(model, "optimizer", None)
-    try:
-        return number(optimizer.learning_rate)
-    except (AttributeError, TypeError, ValueError):
-        return None
+    """The learning rate at this step; None without an optimizer that has one.
+
+    Of a model that trains with optimizers of its own, it is the first one's.
+    """
+    for optimizer in fitting.optimizers_of(model):
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            return number(optimizer.learning_rate)
+    return None
 
 
 def number(value: Any) -> float:
