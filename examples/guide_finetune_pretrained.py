@@ -63,17 +63,25 @@ except Exception as error:  # Keras raises a bare Exception where a download fai
 model = keras.Sequential([body, keras.layers.Dense(10, activation="softmax", name="digits")])
 
 """
-## The rules
-
-`layer_decay` reads the network's depth from its own graph: the head learns at the full rate, and
-each step down at nine tenths of the one above. A second rule freezes the body for now. Rules add up
-by setting, so the frozen layers have their rates already, for later.
+The outline has the parts of the network: the stem, the blocks in the order in which data passes,
+the neck, and the head. Rules, drift and tab speak of these.
 """
 
-rules = kl.Rules({body: kl.Rule(frozen=True)}) | kl.Rules(kl.layer_decay(model, 0.9))
+print(kl.outline(model))
+
+"""
+## The rules
+
+`layer_decay` goes by the outline: the head learns at the full rate, each block at three quarters of
+the one above. `no_weight_decay` leaves biases and normalisations without decay. The last rule
+freezes the body for now. Rules add up by setting, so the frozen layers have their rates already,
+for later.
+"""
+
+rules = kl.no_weight_decay(model) | kl.layer_decay(model, 0.75) | {body: kl.Rule(frozen=True)}
 optimizer = kl.LayerwiseOptimizer(keras.optimizers.AdamW(3e-3), rules, model=model)
 model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-print(*optimizer.assignments[:2], *optimizer.assignments[-2:], sep="\n")
+optimizer.summary()
 
 """
 ## First the head, then all
@@ -94,7 +102,7 @@ history = model.fit(
         kl.GradualUnfreeze({1: body}),
         drift,
         kl.LearningRateMonitor("logs/guide"),
-        kl.FreezeHyperparameters("logs/guide", {"decay": 0.9, "examples": len(train[0])}),
+        kl.FreezeHyperparameters("logs/guide", {"decay": 0.75, "examples": len(train[0])}),
     ],
 )
 print("accuracy on digits not seen:", history.history["val_accuracy"])
