@@ -149,7 +149,8 @@ class Tracker:
         )
         sizes = columns.norm(columns.merge(self.reference.own, groups, count))[groups]
         small: Mask = np.sqrt(sums[:, columns.SQUARE]) < _RESOLVED * sizes
-        return small & self._began_there
+        small &= self._began_there
+        return small
 
     def still(self, step: int, rates: Mapping[str, float] | None = None) -> tuple[Alarm, ...]:
         """Alarms for what has been trained since the last call and has not moved at any record.
