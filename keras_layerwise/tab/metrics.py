@@ -5,6 +5,7 @@ from typing import Any
 
 from tensorboard.data.provider import RunTagFilter
 
+from keras_layerwise.storage import schema
 from keras_layerwise.tab.reading import INSIDE
 
 _PLUGIN = "scalars"
@@ -18,7 +19,7 @@ def tags(provider: Any, ctx: Any, experiment: str, run: str) -> dict[str, tuple[
     found = {}
     for member, listed in sorted(listing.items()):
         below = posixpath.relpath(member, run) if run != "." else member
-        if below.startswith("..") or below.count("/"):
+        if below.startswith("..") or below.count("/") or below == schema.RECORD_DIR:
             continue
         for tag in sorted(listed):
             if not tag.startswith(_OWN):

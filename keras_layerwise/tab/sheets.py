@@ -1,5 +1,6 @@
 """A run's record as the page shows it: every field checked, so that it can not break a picture."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 from keras_layerwise.storage.record import Record, flat
 
 EVENTS = ("timeline", "changes", "overrides", "violations", "resumptions")
+_ASSIGNMENTS = "training/assignments/"
 _TEXTS = ("status", "started", "ended", "error")
 
 
@@ -23,6 +25,7 @@ class Sheet:
         fingerprints: by kind.
         events: what happened, each with its ``kind``, ``step`` and ``text``.
         layers: names of layers in the record to those in the process that trained.
+        multipliers: of each layer the largest of its weights; 0 where all are frozen.
         problems: what was left out because it is not what it should be.
     """
 
@@ -32,6 +35,7 @@ class Sheet:
     fingerprints: Mapping[str, str]
     events: list[dict[str, Any]]
     layers: Mapping[str, str]
+    multipliers: Mapping[str, float]
     problems: list[str] = field(default_factory=list)
 
     def to_json(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
@@ -86,6 +90,7 @@ def sheet(message: Any) -> Sheet:
         members("fingerprints", record.fingerprints, str),
         events,
         members("layers", record.layers, str),
+        _multipliers(values),
         problems,
     )
 
@@ -103,6 +108,19 @@ def differing(sheets: Iterable[Sheet]) -> list[str]:
     listed = list(sheets)
     keys = dict.fromkeys(key for one in listed for key in one.values)
     return [key for key in keys if len({one.values.get(key) for one in listed}) > 1]
+
+
+def _multipliers(values: Mapping[str, str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, text in values.items():
+        if not (key.startswith(_ASSIGNMENTS) and key.endswith("/multiplier")):
+            continue
+        weight = key.removesuffix("/multiplier")
+        layer = weight.removeprefix(_ASSIGNMENTS).rpartition("/")[0]
+        with contextlib.suppress(ValueError):  # one with a rate of its own has no multiplier
+            value = 0.0 if values.get(f"{weight}/frozen") == "true" else float(text)
+            found[layer] = max(found.get(layer, 0.0), value)
+    return found
 
 
 def _event(kind: str, event: Mapping[str, Any]) -> dict[str, Any]:
