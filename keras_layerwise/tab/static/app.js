@@ -175,7 +175,7 @@ function ratesByLayer(panel, current) {
 
 // What tells whether a layer moved at all: the picture itself, or another statistic.
 async function distancesOf(found, current, columns) {
-  if (DISTANCES.includes(current)) return new Map(found.map(({ run, matrix }) => [run, matrix]));
+  if (DISTANCES.slice(0, -1).includes(current)) return new Map(found.map(({ run, matrix }) => [run, matrix]));
   const answers = await Promise.all(DISTANCES.map((name) => {
     const own = found.map(({ run }) => run).filter((run) => DISTANCES.find((other) => run.stamps[other]) === name);
     return own.length ? fetchMatrices(own, name, columns, false) : [];

@@ -5,7 +5,8 @@ import { STATES, stateOf } from "./marks.js";
 import { middleCut, visible } from "./text.js";
 import { layerOf } from "./tree.js";
 
-const LONGEST = 60; // the style cuts what does not fit; names have been seen with 5,000 characters
+const LETTER = 6.6; // pixels, of most; the style cuts what is wider still
+const AROUND = 56; // pixels for what stands beside a name
 
 // A row's states in all runs: frozen, frozen in some, without weights that train.
 function statesOf(panels) {
@@ -30,7 +31,8 @@ function stateOfMembers(members, states) {
   return only("frozen") ? "frozen" : only("still") ? "still" : has("frozen") ? "differs" : null;
 }
 
-export function axisOf(rows, { panels, selected, on }) {
+export function axisOf(rows, { panels, selected, width, on }) {
+  const most = Math.floor((width - AROUND) / LETTER);
   const alarmed = new Set(panels.flatMap(({ marks }) => marks.filter((mark) => mark.alarm).map((mark) => layerOf(mark.row))));
   const states = statesOf(panels);
   const axis = el("div", { className: "axis", role: "tree", ariaLabel: "Layers of the model", "aria-multiselectable": "true" });
@@ -49,7 +51,7 @@ export function axisOf(rows, { panels, selected, on }) {
       row.size === null ? null : el("span", { className: "twist", ariaHidden: "true" }, row.open ? "▾" : "▸"),
       alarm ? el("span", { className: "alarm", role: "img", ariaLabel: "alarm" }, "⚠ ") : null,
       state ? el("span", { className: "state", role: "img", ariaLabel: STATES[state].label }, `${STATES[state].glyph} `) : null,
-      el("span", { className: "label" }, el("bdi", {}, middleCut(row.label || row.key, LONGEST))),
+      el("span", { className: "label" }, el("bdi", {}, middleCut(row.label || row.key, most))),
       row.size === null ? null : el("span", { className: "hint" }, ` ${row.size}`)
     );
     item.addEventListener("click", () => (row.size === null ? on.pick(row) : on.toggle(row)));

@@ -14,7 +14,7 @@ export function logRatio(a, b, matrixA, matrixB, falling) {
   return Float32Array.from(a, (value, i) => {
     const [x, y] = [size(value), size(b[columnAt(matrixB, matrixA.last[i])])];
     if (x === 0 && y === 0) return 0;
-    return x > 0 && y > 0 ? Math.log10(x / y) : NaN;
+    return x > 0 && y > 0 && x < Infinity && y < Infinity ? Math.log10(x / y) : NaN;
   });
 }
 

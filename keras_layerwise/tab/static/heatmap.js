@@ -14,7 +14,7 @@ const PIXELS_PER_COLUMN = 2;
 const TICK = 64; // pixels that a step's label takes
 
 const narrowest = (runs) => (runs <= 3 ? 220 : runs <= 8 ? 150 : 110);
-const axisWidth = (width) => Math.min(300, Math.max(150, width * 0.26));
+const axisWidth = (width) => Math.min(320, Math.max(190, width * 0.26));
 
 function panelWidth(width, runs) {
   const room = width - axisWidth(width) - GAP * runs - 14;
@@ -81,19 +81,19 @@ export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, loo
   const height = rowHeight(rows.length);
   const left = chart.querySelector(".heat")?.scrollLeft ?? 0;
   const top = chart.querySelector(".heat")?.scrollTop ?? 0;
-  const names = distinct(panels.map(({ run }) => run.name), Math.floor(each / 7));
+  const names = distinct(panels.map(({ run }) => run.name), Math.floor((each - 28) / 7.5));
   const grid = el("div", { className: "heat", tabIndex: 0, role: "group", ariaLabel: "Pictures of the runs, scrollable" });
   grid.style.setProperty("--axis", `${axisWidth(width)}px`);
   grid.style.setProperty("--row", `${height}px`);
   grid.style.gridTemplateColumns = `${axisWidth(width)}px repeat(${panels.length}, ${each}px)`;
-  const corner = el("div", { className: "corner" }, prefix ? el("span", { className: "hint", title: `All names begin with ${prefix}` }, `${prefix}…`) : null);
+  const corner = el("div", { className: "corner" }, prefix ? el("span", { className: "hint", title: `Names begin with ${prefix}` }, `${prefix}…`) : null);
   grid.append(corner);
   panels.forEach(({ run, colour }, i) => {
     const head = el("div", { className: "head", title: visible(run.name) }, el("span", { className: "swatch", ariaHidden: "true" }), names[i]);
     head.firstChild.style.background = colour;
     grid.append(head);
   });
-  const axis = axisOf(rows, { panels, selected, on });
+  const axis = axisOf(rows, { panels, selected, width: axisWidth(width), on });
   grid.append(axis);
   const lazy = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {

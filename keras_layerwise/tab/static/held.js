@@ -3,7 +3,8 @@
 import { layerOf } from "./tree.js";
 import { columnAt } from "./values.js";
 
-// Statistics that are exactly 0 while a weight is what it was.
+// Statistics that are exactly 0 while a weight is what it was; the last says nothing of a weight
+// that began at 0, as a bias does.
 export const DISTANCES = ["l2", "max_abs", "relative_l2"];
 
 export const HELD = {
@@ -50,8 +51,8 @@ export function heldStates(run, matrix, marks) {
   for (const row of run.rows) {
     const layer = layerOf(row.name);
     const values = matrix.row(row.name);
-    if (!values || !count) continue;
     const alarm = alarms.get(`frozen_moved ${row.name}`);
+    if (!alarm && !values?.some((value) => !Number.isNaN(value))) continue; // nothing is known
     const own = turns.get(layer) ?? [];
     const unfrozen = own.find((mark) => mark.kind === "unfrozen");
     const frozen = own.findLast((mark) => mark.kind === "frozen");
@@ -64,7 +65,7 @@ export function heldStates(run, matrix, marks) {
       note(layer, moves(values, 0, count) ? "moved" : "held");
     } else if (frozen && !(unfrozen?.step > frozen.step)) {
       note(layer, changes(values, columnAt(matrix, frozen.step)) ? "moved" : "held", frozen.step);
-    } else if (row.trainable && (alarms.has(`trainable_still ${row.name}`) || (count > 1 && !moves(values, 0, count)))) {
+    } else if (row.trainable && (alarms.has(`trainable_still ${row.name}`) || (count > 1 && values[count - 1] === 0 && !moves(values, 0, count)))) {
       note(layer, "still");
     }
   }

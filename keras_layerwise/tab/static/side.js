@@ -8,12 +8,21 @@ import { HELD } from "./held.js";
 import { distinct, isPattern, visible } from "./text.js";
 
 const NAME = 30; // characters of a run's name that the list has room for
+const STALE = 10; // minutes
 export const RADIOS = ["scale", "relative", "axis"];
 export const FIELDS = { "layer-filter": "filter", "run-filter": "runfilter" };
+
+// How long a run that should be writing has not.
+function silent(ended) {
+  const minutes = (Date.now() / 1000 - ended) / 60;
+  if (!(minutes > STALE)) return "";
+  return minutes < 120 ? `${Math.round(minutes)} min` : minutes < 2880 ? `${Math.round(minutes / 60)} h` : `${Math.round(minutes / 1440)} d`;
+}
 
 function runItem(run, { chosen, short, alarms, record, onRun, colour }) {
   const box = el("input", { type: "checkbox", checked: chosen, "data-key": run.name });
   box.addEventListener("change", () => onRun(run));
+  const silence = record?.status === "running" ? silent(run.ended) : "";
   const said = alarms ? count(alarms, "alarm") : "";
   const swatch = el("span", { className: "swatch", ariaHidden: "true" });
   swatch.style.background = colour;
@@ -25,7 +34,8 @@ function runItem(run, { chosen, short, alarms, record, onRun, colour }) {
     el("span", { className: "name", title: visible(run.name) }, el("bdi", {}, short)),
     said ? el("span", { className: "alarm", title: said }, "⚠ ", unseen(said)) : null,
     run.problems.length ? el("span", { className: "broken", title: run.problems.join("\n") }, "⚡ ", unseen("not all of it can be read")) : null,
-    record ? statusBadge(record) : null
+    record ? statusBadge(record) : null,
+    silence ? el("span", { className: "hint", title: `No record for ${silence}` }, silence) : null
   );
 }
 

@@ -3,6 +3,7 @@
 import { commonPrefix, visible } from "./text.js";
 
 export const CLOSED_ABOVE = 40;
+const SPLIT_ABOVE = 12;
 const STATE = " (non-trainable)";
 const PARTS = { stem: 0, block: 1, neck: 2, head: 3 };
 
@@ -67,20 +68,27 @@ function grouped(leaves, keyOf) {
   return groups;
 }
 
-// Without an outline: the first name after what all share, or a name's stem with its number.
-function byPath(leaves) {
-  const prefix = commonPrefix(leaves.map((leaf) => leaf.key));
+// Without an outline: the first name after what all share, the second too where the first has
+// most of the model in it, or a name's stem with its number.
+function byPath(leaves, prefix) {
   const own = (leaf) => leaf.key.slice(prefix.length);
-  const nested = leaves.some((leaf) => own(leaf).includes("/"));
-  const keyOf = nested
-    ? (leaf) => own(leaf).split("/")[0]
-    : (leaf) => own(leaf).match(/^\D*\d+(?=[_/.]|$)/)?.[0] ?? own(leaf);
-  return [...grouped(leaves, keyOf)].map(([key, members]) =>
+  const first = (leaf) => own(leaf).split("/")[0];
+  const sizes = new Map([...grouped(leaves, first)].map(([key, members]) => [key, members.length]));
+  const deeper = (leaf) => own(leaf).split("/").slice(0, sizes.get(first(leaf)) > SPLIT_ABOVE ? 2 : 1).join("/");
+  const keyOf = isNested(leaves, prefix) ? deeper : (leaf) => own(leaf).match(/^\D*\d+(?=[_/.]|$)/)?.[0] ?? own(leaf);
+  // The name that most layers begin with is said once, beside the tree.
+  const large = isNested(leaves, prefix) ? [...sizes].filter(([, size]) => size > SPLIT_ABOVE).map(([key]) => `${key}/`) : [];
+  const said = large.length === 1 ? large[0] : "";
+  const short = (text) => (said && text.startsWith(said) ? text.slice(said.length) : text);
+  const nodes = [...grouped(leaves, keyOf)].map(([key, members]) =>
     members.length === 1
-      ? { ...members[0], label: visible(own(members[0])) }
-      : group(`path:${prefix}${key}`, key, members)
+      ? { ...members[0], label: visible(short(own(members[0]))) }
+      : group(`path:${prefix}${key}`, short(key), members)
   );
+  return { nodes, said: prefix + said };
 }
+
+const isNested = (leaves, prefix) => leaves.some((leaf) => leaf.key.includes("/", prefix.length));
 
 // The same layers of the same runs are the same tree.
 export function treeOf(runs) {
@@ -97,7 +105,8 @@ export function treeOf(runs) {
     );
   } else {
     prefix = commonPrefix(leaves.map((leaf) => leaf.key));
-    nodes = large ? byPath(leaves) : leaves.map((leaf) => ({ ...leaf, label: visible(leaf.key.slice(prefix.length)) }));
+    if (large || isNested(leaves, prefix)) ({ nodes, said: prefix } = byPath(leaves, prefix));
+    else nodes = leaves.map((leaf) => ({ ...leaf, label: visible(leaf.key.slice(prefix.length)) }));
   }
   return { nodes, leaves, prefix: visible(prefix), large };
 }
