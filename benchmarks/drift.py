@@ -21,9 +21,9 @@ import keras
 import numpy as np
 
 import keras_layerwise as kl
-from keras_layerwise.callbacks.weight_drift import DEFAULT_STATISTICS
 from keras_layerwise.drift import tracker as tracking
 from keras_layerwise.drift.reference import Reference
+from keras_layerwise.drift.statistics import DEFAULT, chosen
 from keras_layerwise.storage import schema
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.schema import Row, Series
@@ -61,11 +61,11 @@ def paired(ours: Callable[[], Any], baseline: Callable[[], Any], count: int) -> 
     return [(seconds(ours), seconds(baseline)) for _ in range(count)]
 
 
-def tracker(model: Any, names: tuple[str, ...] = DEFAULT_STATISTICS) -> tracking.Tracker:
+def tracker(model: Any, names: tuple[str, ...] = DEFAULT) -> tracking.Tracker:
     """What `WeightDrift` follows a model with."""
     view = tracking.look(model)
     assert view is not None
-    return tracking.Tracker(model, view, Reference.taken(view.watched), names)
+    return tracking.Tracker(model, view, Reference.taken(view.watched), chosen(names))
 
 
 def record_against_numpy(name: str, count: int = 30) -> Pairs:
@@ -220,7 +220,7 @@ def _peak(name: str, copies: int) -> tuple[int, int]:
     size = sum(int(np.prod(weight.shape)) for weight in model.weights) * 4
     Path("/proc/self/clear_refs").write_text("5")  # Linux's way to begin a new peak
     before = _status("VmRSS")
-    followed = tracker(model, DEFAULT_STATISTICS + ("update_ratio",) * (copies - 1))
+    followed = tracker(model, DEFAULT + ("update_ratio",) * (copies - 1))
     for step in range(3):
         followed.record(step)
     return _status("VmHWM") - before, size

@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 import keras_layerwise as kl
-from keras_layerwise.drift.reference import Reference, Watched
+from keras_layerwise.backend.arrays import Watched
+from keras_layerwise.drift.reference import Reference
 
 WIDTH, LAYERS = 1024, 8
 

@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from keras_layerwise.callbacks.rate_monitor import LearningRateMonitor as LearningRateMonitor
     from keras_layerwise.callbacks.unfreeze import GradualUnfreeze as GradualUnfreeze
     from keras_layerwise.callbacks.weight_drift import WeightDrift as WeightDrift
+    from keras_layerwise.drift.interpolation import interpolate as interpolate
+    from keras_layerwise.drift.interpolation import interpolation_curve as interpolation_curve
+    from keras_layerwise.drift.interpolation import reestimate_averages as reestimate_averages
+    from keras_layerwise.drift.statistics import Statistic as Statistic
     from keras_layerwise.errors import FrozenHyperparameterError as FrozenHyperparameterError
     from keras_layerwise.errors import RuleError as RuleError
     from keras_layerwise.hyperparameters.inventory import inventory as inventory
+    from keras_layerwise.hyperparameters.override import Override as Override
     from keras_layerwise.hyperparameters.override import override as override
     from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
     from keras_layerwise.optimizer.presets import discriminative as discriminative
@@ -39,17 +44,22 @@ _MODULES = {
     "GradualUnfreeze": "callbacks.unfreeze",
     "LayerwiseOptimizer": "optimizer.layerwise",
     "LearningRateMonitor": "callbacks.rate_monitor",
+    "Override": "hyperparameters.override",
     "Record": "storage.record",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
     "Rules": "optimizer.rules",
     "Sink": "storage.sinks",
+    "Statistic": "drift.statistics",
     "WeightDrift": "callbacks.weight_drift",
     "discriminative": "optimizer.presets",
+    "interpolate": "drift.interpolation",
+    "interpolation_curve": "drift.interpolation",
     "inventory": "hyperparameters.inventory",
     "layer_decay": "optimizer.presets",
     "load_record": "storage.record",
     "override": "hyperparameters.override",
+    "reestimate_averages": "drift.interpolation",
 }
 
 __version__ = "0.1.0"
@@ -61,18 +71,23 @@ __all__ = [
     "GradualUnfreeze",
     "LayerwiseOptimizer",
     "LearningRateMonitor",
+    "Override",
     "Record",
     "Rule",
     "RuleError",
     "Rules",
     "Sink",
+    "Statistic",
     "WeightDrift",
     "__version__",
     "discriminative",
+    "interpolate",
+    "interpolation_curve",
     "inventory",
     "layer_decay",
     "load_record",
     "override",
+    "reestimate_averages",
 ]
 
 

@@ -38,16 +38,9 @@ from keras_layerwise.optimizer.rules import (
     rule_from_json,
     rule_to_json,
 )
-from keras_layerwise.storage.record import (
-    Record,
-    RecordError,
-    as_text,
-    fingerprint,
-    flat,
-    plain,
-    save_record,
-)
+from keras_layerwise.storage.record import Record, RecordError, save_record
 from keras_layerwise.storage.schema import KINDS, STATISTICS, Row, SchemaError, Series
+from keras_layerwise.storage.values import as_text, fingerprint, flat, plain
 from keras_layerwise.tables import render
 
 many = settings(max_examples=650)

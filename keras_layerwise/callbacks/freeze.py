@@ -28,21 +28,23 @@ from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import hparams, schema
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.record import (
-    ABSENT,
     FAILED,
     FINISHED,
     GROUPS,
     RUNNING,
     RUNTIME,
-    Difference,
     Record,
+    load_record,
+    save_record,
+)
+from keras_layerwise.storage.values import (
+    ABSENT,
+    Difference,
     as_text,
     differences,
     fingerprint,
     flat,
-    load_record,
     plain,
-    save_record,
 )
 
 _ON_CHANGE = ("raise", "warn", "ignore")

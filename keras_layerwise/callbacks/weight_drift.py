@@ -3,7 +3,6 @@
 import contextlib
 import os
 import threading
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,34 +12,35 @@ import numpy as np
 from keras import ops
 
 from keras_layerwise.backend.processes import is_chief
-from keras_layerwise.drift import reference as references
+from keras_layerwise.callbacks import drift_output as output
+from keras_layerwise.callbacks.drift_output import Output
+from keras_layerwise.drift import sources
 from keras_layerwise.drift import tracker as tracking
+from keras_layerwise.drift.alarms import Alarm
 from keras_layerwise.drift.reference import Reference
-from keras_layerwise.drift.tracker import Alarm, Record, Tracker, View
+from keras_layerwise.drift.statistics import DEFAULT, Statistic, chosen
+from keras_layerwise.drift.tracker import DriftRecord, Tracker, View
 from keras_layerwise.model import selectors
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import charts, schema
 from keras_layerwise.storage.events import EventWriter
-from keras_layerwise.storage.schema import Row, Series
-
-DEFAULT_STATISTICS = tuple(name for name in schema.STATISTICS if name != "update_ratio")
-"""All that need no second copy of the weights."""
-
-_MODEL_SCALARS = ("l2", "relative_l2", "cosine")
+from keras_layerwise.storage.sinks import Sink, Sinks
 
 
 class WeightDrift(keras.callbacks.Callback):
     """Records how far every layer's weights have moved from a reference.
 
     There is a row for each layer's trainable weights and one, marked, for its
-    non-trainable weights. The statistics are those of
-    `keras_layerwise.storage.schema.STATISTICS`. Records go to `history` and to
-    ``<log_dir>/drift``, where TensorBoard shows scalars, a heat-map and alarms
-    without a plugin, and every layer in the "Layerwise" tab.
+    non-trainable weights. Rows of parts of the network (stem, blocks, neck,
+    head) come from the same sums: above 60 rows they are what the console, the
+    image and the scalars show; `history` and the tab have every layer.
+    Records go to `history` and to ``<log_dir>/drift``, where TensorBoard shows
+    scalars, a heat-map and alarms without a plugin, and every layer in the
+    "Layerwise" tab.
 
-    An alarm is a warning, once each, for a frozen layer that has moved, a
-    trainable layer that has not moved in the first epoch, and weights that
-    are not finite.
+    An alarm is a warning, once for each layer and those that share its cause:
+    frozen layers that have moved, trainable layers that have not moved in an
+    epoch, and weights that are not finite.
 
     Args:
         log_dir: the run's directory.
@@ -53,9 +53,13 @@ class WeightDrift(keras.callbacks.Callback):
         update_freq: ``"epoch"``, or a number of steps.
         select: narrows what is watched, by the selectors of
             `keras_layerwise.model.selectors.select`.
-        statistics: names from `keras_layerwise.storage.schema.STATISTICS`.
-            ``"update_ratio"`` is not in the default: it keeps a second copy of
-            the weights.
+        statistics: names of built-in statistics, and each `Statistic` of your
+            own. ``"update_ratio"`` is not in the default: it keeps a second
+            copy of the weights.
+        metrics: names from ``logs``, such as ``"val_old_accuracy"``: at the end
+            of each epoch they are recorded beside the drift at the same step,
+            so that the tab can draw what was kept against how far the model
+            moved.
         per_weight: a row for each weight rather than for each layer.
         scalars: ``"model"``: a few for all trainable weights together;
             ``"all"``: also each statistic of each row, with charts under
@@ -63,6 +67,7 @@ class WeightDrift(keras.callbacks.Callback):
         heatmap: at the end of each epoch, an image of the rows over the steps.
         histograms: at the end of each epoch, the distribution of w - w₀ for
             each row; by far the most costly option.
+        sinks: who else gets what TensorBoard gets, such as `CSVSink`.
         on_nonfinite: ``"warn"``, ``"stop"`` the training, or ``"raise"`` a
             ``FloatingPointError``.
         verbose: 1 prints `summary` at the end of ``fit``.
@@ -90,11 +95,13 @@ class WeightDrift(keras.callbacks.Callback):
         update_freq: str | int = "epoch",
         *,
         select: Any = None,
-        statistics: Sequence[str] = DEFAULT_STATISTICS,
+        statistics: Iterable[str | Statistic] = DEFAULT,
+        metrics: Sequence[str] = (),
         per_weight: bool = False,
         scalars: str = "model",
         heatmap: bool = True,
         histograms: bool = False,
+        sinks: Iterable[Sink] = (),
         on_nonfinite: str = "warn",
         verbose: int = 0,
         flush_seconds: float = 10.0,
@@ -106,9 +113,6 @@ class WeightDrift(keras.callbacks.Callback):
             raise ValueError(
                 f'update_freq is "epoch" or a number of steps ≥ 1; received {update_freq!r}.'
             )
-        names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
-        for name in names or ("",):
-            _one_of("statistics", name, schema.STATISTICS)
         if select is not None:
             selectors.check_type(select)
         _check_reference(reference)
@@ -116,7 +120,8 @@ class WeightDrift(keras.callbacks.Callback):
         self._asked = reference
         self._every = None if update_freq == "epoch" else int(update_freq)
         self._select = select
-        self._statistics = tuple(name for name in schema.STATISTICS if name in names)
+        self._statistics = chosen(statistics)
+        self._metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         self._per_weight = per_weight
         self._scalars = scalars
         self._heatmap = heatmap
@@ -124,35 +129,32 @@ class WeightDrift(keras.callbacks.Callback):
         self._on_nonfinite = on_nonfinite
         self._verbose = verbose
         self._flush_seconds = flush_seconds
-        self._writer: EventWriter | None = None
+        self._sinks = Sinks(sinks).sinks
+        self._output: Output | None = None
         self._saving: threading.Thread | None = None
         self._lost = 0
         self._tracker: Tracker | None = None
         self._resumed: bool | None = None
         self._batch: int | None = None
-        self._first_epoch = True
+        self._missing = False
         self._forget()
 
     @property
     def history(self) -> dict[str, Any]:
-        """What was logged: ``step`` [n], ``layers`` (names), and [n, layers] per statistic."""
-        layers = list(dict.fromkeys(row.name for record in self._records for row in record.rows))
-        column = {name: i for i, name in enumerate(layers)}
-        found: dict[str, Any] = {
-            "step": np.array([record.step for record in self._records], np.int64),
-            "layers": layers,
-        }
-        for name in self._statistics:
-            table = np.full((len(self._records), len(layers)), np.nan)
-            for i, record in enumerate(self._records):
-                table[i, [column[row.name] for row in record.rows]] = record.values[name]
-            found[name] = table
+        """What was logged: ``step`` [n], ``layers`` (names), and [n, layers] per statistic.
+
+        Each of `metrics` that was logged is [n], NaN at steps that had none.
+        """
+        found = output.history(self._records, self._statistics)
+        for name in self._metrics:
+            values = [self._logged.get(record.step, {}).get(name) for record in self._records]
+            found[name] = np.array([np.nan if v is None else v for v in values])
         return found
 
     @property
     def lost(self) -> int:
         """Number of records that could not be written."""
-        return self._lost + (self._writer.lost if self._writer else 0)
+        return self._lost + (self._output.lost if self._output else 0)
 
     def to_dataframe(self) -> Any:
         """`history` as a ``pandas.DataFrame``: a row for each step and layer."""
@@ -162,30 +164,45 @@ class WeightDrift(keras.callbacks.Callback):
         index = pandas.MultiIndex.from_product(
             [history["step"], history["layers"]], names=["step", "layer"]
         )
-        return pandas.DataFrame({name: history[name].ravel() for name in self._statistics}, index)
+        names = [statistic.name for statistic in self._statistics]
+        return pandas.DataFrame({name: history[name].ravel() for name in names}, index)
 
-    def plot(self, statistic: str | None = None) -> Any:
-        """Draws one statistic as a heat-map and as lines; returns the Matplotlib figure."""
+    def plot(self, statistic: str | None = None, by: str | None = None) -> Any:
+        """Draws one statistic as a heat-map and as lines.
+
+        Args:
+            statistic: its name.
+            by: ``"layer"`` or ``"part"`` of the network; by part above 60 rows
+                where ``None``.
+
+        Returns:
+            The Matplotlib figure.
+
+        Raises:
+            ValueError: for a statistic that is not recorded, or another `by`.
+        """
         statistic = self._shown() if statistic is None else statistic
-        _one_of("statistic", statistic, self._statistics)
-        history = self.history
-        return charts.figure(history["step"], history["layers"], history[statistic], statistic)
+        _one_of("statistic", statistic, [one.name for one in self._statistics])
+        if by is not None:
+            _one_of("by", by, ("layer", "part"))
+        steps = np.array([record.step for record in self._records], np.int64)
+        names, values = output.over_time(
+            self._records, statistic, None if by is None else by == "part"
+        )
+        return charts.figure(steps, names, values, statistic)
 
     def summary(self, print_fn: Any = print) -> None:
         """Prints the last record as a table, in the look of ``model.summary()``."""
-        from keras_layerwise.tables import render
-
         if not self._records:
             print_fn("WeightDrift has no record yet.")
             return
-        record = self._records[-1]
-        cells = [
-            [row.name, _state(row), row.parameters]
-            + [f"{record.values[name][i]:.6g}" for name in self._statistics]
-            for i, row in enumerate(record.rows)
-        ]
-        columns = ["Layer", "Weights", "#Parameters", *(f"#{name}" for name in self._statistics)]
-        print_fn(render(f"Drift from {self._about}, at step {record.step}", columns, cells))
+        print_fn(output.summary(self._records[-1], self._statistics, self._about))
+
+    def _repr_html_(self) -> str:
+        """The last record as a table, for notebooks."""
+        if not self._records:
+            return "<p>WeightDrift has no record yet.</p>"
+        return output.summary_html(self._records[-1], self._statistics, self._about)
 
     # What Keras calls.
 
@@ -199,7 +216,8 @@ class WeightDrift(keras.callbacks.Callback):
         """Opens the event file, so that what can not be written fails here."""
         self._close()
         if is_chief():
-            self._writer = EventWriter(self.log_dir / schema.DRIFT_DIR, self._flush_seconds)
+            writer = EventWriter(self.log_dir / schema.DRIFT_DIR, self._flush_seconds)
+            self._output = Output(writer, self._sinks, self._statistics, self._scalars)
         for optimizer in layerwise_optimizers(self.model.optimizer):
             optimizer.attach(self.model)
 
@@ -231,17 +249,16 @@ class WeightDrift(keras.callbacks.Callback):
         tracker = self._tracker
         if tracker is None:
             return
-        if self._every is None:
+        if self._every is None or self._metrics:
             self._record(tracker)
         else:
             self._record_if_due(tracker, self._batches())
         if self._records:
-            step = self._records[-1].step
-            if self._first_epoch:
-                self._say(tracker.still(step), step)
-                self._first_epoch = False
-            if self._writer is not None:
-                self._draw(self._writer, tracker, step)
+            record = self._records[-1]
+            self._log_metrics(logs or {}, record.step)
+            self._say(tracker.still(record.step, _rates(self.model)), record.step)
+            if self._output is not None:
+                self._draw(self._output, tracker, record)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the event file and reports."""
@@ -258,11 +275,8 @@ class WeightDrift(keras.callbacks.Callback):
     def _forget(self) -> None:
         self._tracker = None
         self._about = ""
-        self._records: list[Record] = []
-        self._rows: tuple[Row, ...] = ()
-        self._tags: dict[str, str] = {}
-        self._alarmed: set[tuple[str, str]] = set()
-        self._first_epoch = True
+        self._records: list[DriftRecord] = []
+        self._logged: dict[int, dict[str, float]] = {}
         self._resumed = self._batch = None
         self._epoch_start = self._checked = 0
         self._recorded: tuple[int, int] | None = None
@@ -271,10 +285,10 @@ class WeightDrift(keras.callbacks.Callback):
         if self._saving is not None:
             self._saving.join()
             self._saving = None
-        if self._writer is not None:
-            self._writer.close()
-            self._lost += self._writer.lost
-            self._writer = None
+        if self._output is not None:
+            self._output.close()
+            self._lost += self._output.lost
+            self._output = None
 
     def _batches(self) -> int:
         """How many batches were trained on, across runs."""
@@ -291,7 +305,7 @@ class WeightDrift(keras.callbacks.Callback):
 
     def _begin(self) -> None:
         """Takes the reference, where weights exist."""
-        view = tracking.look(self.model, self._select, self._per_weight)
+        view = self._look(self.model)
         if view is None:
             return
         reference, self._about, keep = self._make_reference(view)
@@ -300,12 +314,16 @@ class WeightDrift(keras.callbacks.Callback):
             view,
             reference,
             self._statistics,
+            step=self._step(),
             moving=_is(self._asked, "previous"),
-            select=self._select,
-            per_weight=self._per_weight,
+            frozen=_frozen_by_rule,
+            again=self._look,
         )
         if keep:
             self._keep(self._tracker)
+
+    def _look(self, model: Any) -> View | None:
+        return tracking.look(model, self._select, self._per_weight)
 
     def _make_reference(self, view: View) -> tuple[Reference, str, bool]:
         """The reference, what it is in words, and whether a resumed run needs a file of it."""
@@ -314,17 +332,17 @@ class WeightDrift(keras.callbacks.Callback):
             return Reference.taken(view.watched), "the previous record", False
         if _is(asked, "initial"):
             if self._resumed and self._file.exists():
-                return (*references.load(self._file, view.sites), False)
+                return (*sources.load(self._file, view.sites), False)
             step = self._step()
             about = f"the weights at step {step}, the first seen" if step else "the initial weights"
             return Reference.taken(view.watched), about, True
         if isinstance(asked, (list, tuple)):
-            return references.of_arrays(asked, view.sites, view.every), "the given arrays", False
+            return sources.of_arrays(asked, view.sites, view.every), "the given arrays", False
         if isinstance(asked, (str, os.PathLike)):
             path = Path(asked)
-            found = references.of_file(path, self.model, view.sites, view.every)
+            found = sources.of_file(path, self.model, view.sites, view.every)
             return found, f"the file {path.name}", False
-        return references.of_model(asked, view.sites, view.every), f"the model {asked.name}", False
+        return sources.of_model(asked, view.sites, view.every), f"the model {asked.name}", False
 
     @property
     def _file(self) -> Path:
@@ -342,7 +360,7 @@ class WeightDrift(keras.callbacks.Callback):
             try:
                 reference.save(self._file, view.watched, [s.path for s in view.sites], about)
             except OSError as error:
-                _warn(
+                output.warn(
                     f"The reference could not be kept in {self._file} ({error}). Training goes "
                     "on; a resumed run will compare with the weights that it starts from."
                 )
@@ -363,8 +381,8 @@ class WeightDrift(keras.callbacks.Callback):
         self._recorded = at
         record = tracker.record(step)
         self._records.append(record)
-        if self._writer is not None:
-            self._write(self._writer, record)
+        if self._output is not None:
+            self._output.write(record, self._about)
         self._say(record.alarms, step)
         if tracker.reference is not reference and _is(self._asked, "initial"):
             self._keep(tracker)
@@ -376,74 +394,61 @@ class WeightDrift(keras.callbacks.Callback):
                 f"Weights are not finite at step {step}: {', '.join(record.nonfinite[:10])}."
             )
 
-    def _write(self, writer: EventWriter, record: Record) -> None:
-        if record.rows is not self._rows:
-            self._rows = record.rows
-            self._tags = {name: schema.drift_tag(name, self._rows) for name in self._statistics}
-        writer.vectors(
-            [
-                (
-                    Series("drift", record.rows, name, self._about),
-                    self._tags[name],
-                    record.values[name],
-                )
-                for name in self._statistics
-            ],
-            record.step,
-        )
-        if self._scalars == "none":
-            return
-        scalars = {
-            f"drift/{name}": record.whole[name] for name in _MODEL_SCALARS if name in record.whole
-        }
-        if self._scalars == "all":
-            for name in self._statistics:
-                for row, value in zip(record.rows, record.values[name], strict=True):
-                    scalars[charts.tag(name, row.name)] = value
-        defined = {tag: value for tag, value in scalars.items() if not np.isnan(value)}
-        writer.scalars(defined, record.step, description=f"Against {self._about}.")
+    def _log_metrics(self, logs: dict[str, Any], step: int) -> None:
+        """Records the metrics that the user named, at the step of the last record."""
+        found = {name: float(logs[name]) for name in self._metrics if name in logs}
+        missing = [name for name in self._metrics if name not in logs]
+        if missing and not self._missing:
+            self._missing = True
+            output.warn(f"metrics={missing} are not among what this epoch logged: {sorted(logs)}.")
+        if found:
+            self._logged[step] = found
+            if self._output is not None:
+                self._output.metrics(found, step)
 
     def _say(self, alarms: Sequence[Alarm], step: int) -> None:
-        """Says each alarm once: in the console, in TensorBoard's text and for the tab."""
-        new = [alarm for alarm in alarms if (alarm.kind, alarm.row) not in self._alarmed]
-        if not new:
+        """Says alarms in the console, in TensorBoard's text and for the tab."""
+        if not alarms:
             return
-        self._alarmed |= {(alarm.kind, alarm.row) for alarm in new}
-        if self._writer is not None:
-            messages = [schema.alarm(a.kind, a.row, step, a.message) for a in new]
-            self._writer.messages(Series("alarms"), schema.ALARMS, messages, step)
-            self._writer.text("drift/alarms", "\n".join(f"* {a.message}" for a in new), step)
+        if self._output is not None:
+            self._output.alarms(alarms, step)
         if is_chief():
-            for alarm in new:
-                _warn(alarm.message)
+            for alarm in alarms:
+                output.warn(alarm.message)
 
-    def _draw(self, writer: EventWriter, tracker: Tracker, step: int) -> None:
+    def _draw(self, out: Output, tracker: Tracker, record: DriftRecord) -> None:
         """The charts of an epoch: heat-map, histograms, and the layout of custom scalars."""
-        rows = tracker.view.rows
         if self._heatmap:
-            history, shown = self.history, self._shown()
-            writer.image(f"drift/{shown}/heatmap", *charts.heatmap(history[shown].T), step)
-            writer.text("drift/heatmap_rows", charts.legend(history, shown, self._about), step)
-        if self._scalars == "all":
-            writer.summary(charts.layout(self._statistics, [row.name for row in rows]), step)
+            out.heatmap(self._records, self._shown(), self._about)
+        out.layout(record)
         if self._histograms:
-            for i, row in enumerate(rows):
-                members = np.flatnonzero(tracker.view.groups == i).tolist()
-                parts = [tracker.reference.difference(tracker.view.watched, k) for k in members]
-                writer.histogram(f"drift/difference/{row.name}", np.concatenate(parts), step)
+            out.histograms(tracker, record.step)
 
     def _shown(self) -> str:
         """The statistic that is drawn where there is room for one."""
-        return "relative_l2" if "relative_l2" in self._statistics else self._statistics[0]
+        names = [statistic.name for statistic in self._statistics]
+        return "relative_l2" if "relative_l2" in names else names[0]
 
 
-def _state(row: Row) -> str:
-    kind = "trainable" if row.trainable else "non-trainable"
-    return f"{kind}, frozen" if row.frozen else kind
+def _frozen_by_rule(model: Any) -> set[str]:
+    """The paths of the weights that a rule of the model's optimizer freezes now."""
+    return {
+        entry.path
+        for optimizer in layerwise_optimizers(getattr(model, "optimizer", None))
+        if optimizer.built
+        for entry in optimizer.assignments
+        if entry.frozen
+    }
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=2)
+def _rates(model: Any) -> dict[str, float]:
+    """The learning rate of each weight that a rule has said one for, by path."""
+    return {
+        entry.path: entry.learning_rate
+        for optimizer in layerwise_optimizers(getattr(model, "optimizer", None))
+        if optimizer.built
+        for entry in optimizer.assignments
+    }
 
 
 def _is(asked: Any, word: str) -> bool:

@@ -1,289 +1,263 @@
-"""Drift statistics: arrays in, numbers out.
+"""The statistics of drift: one table that callback, files, tab and docs read.
 
-A weight and its reference are read once, block by block, into a few *sums*
-(a row of `COLUMNS`). Sums of parts merge into sums of the whole, so a layer,
-a model or a sharded weight costs no second look at its elements; the
-statistics of DESIGN follow from the sums.
+A `Statistic` says what it is called, how its formula is printed, its unit, how
+it reads, and computes its values from sums. The built-in ones are DESIGN's.
 """
 
-import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Sums = npt.NDArray[np.float64]
+from keras_layerwise.drift import sums as columns
+from keras_layerwise.drift.sums import Sums
 
-COLUMNS = (
-    "count",  # elements
-    "shift",  # sum of w - r
-    "square",  # sum of (w - r)^2
-    "largest",  # max of |w - r|
-    "total",  # sum of w
-    "scatter",  # sum of (w - mean(w))^2
-    "dot",  # sum of w * r
-    "nonfinite",  # elements of w that are NaN or infinite
-)
-COUNT, SHIFT, SQUARE, LARGEST, TOTAL, SCATTER, DOT, NONFINITE = range(len(COLUMNS))
+Values = npt.NDArray[np.float64]
 
-_BLOCK = 1 << 17  # elements whose working copies stay in the processor's cache
-_RUN = 1 << 10  # elements summed in the weight's own precision before float64 takes over
-_SMALL = 1 << 12  # elements up to which weights are cheaper done together
-_SPREAD = 0.1  # the part of a sum of squares below which its difference to the mean's is not exact
-_TINY = 1e-15  # below it the square of a float32 loses digits
+READS = ("falling", "signed", "rising")
 
 
-class Comparison:
-    """What weights are compared with, laid out once for many measurements.
+@dataclass(frozen=True)
+class DriftSums:
+    """What a `Statistic` computes from: arrays with one value per row.
 
-    Runs of 1,024 elements are summed in float32 with at least eight
-    accumulators and everything above in float64, so the relative error of a
-    sum of squares stays near 1e-6 however many elements there are. Working
-    memory is a few blocks. One thread at a time may measure.
-
-    Args:
-        references: real arrays of any shape and dtype; they may change later.
+    A row is a layer, a block or a model; w are its weights, w₀ those of the
+    reference, as one vector of `count` elements.
 
     Attributes:
-        references: the same values. Small arrays lie side by side in one, so
-            these are to be kept instead of the given ones.
+        table: the sums of w against w₀, shape ``(rows, len(sums.COLUMNS))``.
+        own: the sums of w₀ against itself, the same shape.
+        previous: the same for w against the weights at the previous record;
+            ``None`` where no statistic of the callback has ``needs_previous``.
+        steps: steps of the optimizer since the previous record.
+    """
+
+    table: Sums
+    own: Sums
+    previous: "DriftSums | None" = None
+    steps: int = 0
+
+    @property
+    def count(self) -> Values:
+        """Number of elements."""
+        return self.table[:, columns.COUNT]
+
+    @property
+    def square(self) -> Values:
+        """Σ(w − w₀)²."""
+        return self.table[:, columns.SQUARE]
+
+    @property
+    def shift(self) -> Values:
+        """Σ(w − w₀)."""
+        return self.table[:, columns.SHIFT]
+
+    @property
+    def largest(self) -> Values:
+        """max|w − w₀|."""
+        return self.table[:, columns.LARGEST]
+
+    @property
+    def dot(self) -> Values:
+        """w·w₀."""
+        return self.table[:, columns.DOT]
+
+    @property
+    def nonfinite(self) -> Values:
+        """Number of elements that are NaN or infinite."""
+        return self.table[:, columns.NONFINITE]
+
+    @property
+    def distance(self) -> Values:
+        """‖w − w₀‖₂."""
+        return np.sqrt(self.square)
+
+    @property
+    def norm(self) -> Values:
+        """‖w‖₂."""
+        return columns.norm(self.table)
+
+    @property
+    def reference_norm(self) -> Values:
+        """‖w₀‖₂."""
+        return columns.norm(self.own)
+
+    @property
+    def mean(self) -> Values:
+        """The mean of w."""
+        return self.table[:, columns.TOTAL] / self.count
+
+    @property
+    def std(self) -> Values:
+        """The standard deviation of w, of the population."""
+        return np.sqrt(self.table[:, columns.SCATTER] / self.count)
+
+    @property
+    def reference_mean(self) -> Values:
+        """The mean of w₀."""
+        return self.own[:, columns.TOTAL] / self.count
+
+    @property
+    def reference_std(self) -> Values:
+        """The standard deviation of w₀."""
+        return np.sqrt(self.own[:, columns.SCATTER] / self.count)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Says how far weights have moved, in one number per row.
+
+    Pass one of your own in ``WeightDrift(statistics=[..., mine])``: it is
+    recorded, drawn and shown in the tab as the built-in ones are.
+
+    Args:
+        name: letters, digits, ``_``, ``.`` and ``-``.
+        formula: as it is printed beside a chart.
+        unit: ``"1"`` for a ratio, ``"of the weight"``, ``"elements"`` ….
+        function: from `DriftSums` to an array of one value per row; NaN where
+            it is not defined.
+        reads: which values tell of more movement: ``"rising"``, the higher;
+            ``"falling"``, the lower, as for a cosine; ``"signed"``, those
+            further from 0.
+        needs_previous: whether ``sums.previous`` is read. It costs a second
+            copy of the weights.
+
+    Raises:
+        ValueError: for a name, a way to read or values that are none of the above.
 
     Example:
-    >>> import numpy as np
-    >>> sums = Comparison([np.array([0.0, 1.0])]).measure([np.array([1.0, 3.0])])
-    >>> {name: float(value) for name, value in zip(COLUMNS, sums[0])}["square"]
-    5.0
+    >>> rms = Statistic("rms", "‖w − w₀‖₂ / √n", "of the weight",
+    ...                 lambda sums: sums.distance / sums.count**0.5)
+    >>> rms.name, rms.reads
+    ('rms', 'rising')
     """
 
-    def __init__(self, references: Sequence[Array]) -> None:
-        self.references = list(references)
-        small = [i for i, reference in enumerate(references) if _is_small(reference)]
-        self._batches = [
-            _Batch(members, [references[i] for i in members])
-            for members in _batches(small, [reference.size for reference in references])
-        ]
-        for batch in self._batches:
-            for i, view in zip(batch.members, batch.views(), strict=True):
-                self.references[i] = view.reshape(references[i].shape)
-        self._blocks = [
-            (i, slice(at, at + _BLOCK), _working(reference.dtype))
-            for i, reference in enumerate(references)
-            if not _is_small(reference)
-            for at in range(0, reference.size, _BLOCK)
-        ]
-        self._owners = np.array([i for i, _, _ in self._blocks], np.intp)
-        self._memory = {
-            working: np.empty((3, _BLOCK), working)
-            for working in {working for _, _, working in self._blocks}
-        }
+    name: str
+    formula: str
+    unit: str
+    function: Callable[[DriftSums], Any]
+    reads: str = "rising"
+    needs_previous: bool = False
 
-    def measure(self, weights: Sequence[Array]) -> Sums:
-        """The sums of each weight against its reference, which has its shape and dtype.
+    def __post_init__(self) -> None:
+        """Tries the function on two rows, so that a fault shows before the training."""
+        if not (isinstance(self.name, str) and re.fullmatch(r"[\w.-]+", self.name)):
+            raise ValueError(
+                "A statistic's name has letters, digits, '_', '.' and '-' only; received "
+                f"{self.name!r}."
+            )
+        if self.reads not in READS:
+            raise ValueError(
+                f"Statistic {self.name!r} reads one of {READS}; received {self.reads!r}."
+            )
+        self.of(_example())
 
-        Returns:
-            Shape ``(len(weights), len(COLUMNS))``.
+    def of(self, sums: DriftSums) -> Values:
+        """Its value for each row of `sums`, as float64.
+
+        Raises:
+            ValueError: where the function does not give one number for each row.
         """
-        parts = np.zeros((len(self._blocks), len(COLUMNS)))
-        flat = {
-            i: (weights[i].reshape(-1), self.references[i].reshape(-1))
-            for i in dict.fromkeys(self._owners.tolist())
-        }
         with np.errstate(all="ignore"):  # NaN and infinity are results here
-            for part, (i, block, working) in zip(parts, self._blocks, strict=True):
-                weight, reference = flat[i]
-                _block(weight[block], reference[block], self._memory[working], part)
-            for k in _doubtful(parts):
-                i, block, _ = self._blocks[k]
-                _exact(flat[i][0][block], flat[i][1][block], parts[k])
-            sums = merge(parts, self._owners, len(weights))
-            for batch in self._batches:
-                sums[batch.members] = batch.measure([weights[i] for i in batch.members])
-        return sums
+            found = np.asarray(self.function(sums), np.float64)
+        if found.shape != sums.count.shape:
+            raise ValueError(
+                f"Statistic {self.name!r} gives one value for each row: its function was asked "
+                f"for the shape {sums.count.shape} and returned {found.shape}."
+            )
+        return found
 
 
-def merge(sums: Sums, groups: npt.NDArray[np.intp], count: int) -> Sums:
-    """The sums of `count` wholes from those of their parts.
-
-    Args:
-        sums: one row per part.
-        groups: for each part, the whole that it belongs to.
-        count: number of wholes.
-    """
-    merged = np.zeros((count, len(COLUMNS)))
-    with np.errstate(all="ignore"):
-        np.add.at(merged, groups, sums)
-        merged[:, LARGEST] = 0
-        np.maximum.at(merged[:, LARGEST], groups, sums[:, LARGEST])
-        apart = _mean(sums) - _mean(merged)[groups]
-        between = np.where(sums[:, COUNT] > 0, sums[:, COUNT] * apart**2, 0.0)
-        np.add.at(merged[:, SCATTER], groups, between)
-    return merged
-
-
-def statistics(
-    sums: Sums, own: Sums, names: Sequence[str], updates: tuple[Sums, Sums] | None = None
-) -> dict[str, npt.NDArray[np.float64]]:
-    """The statistics of DESIGN from sums.
-
-    Args:
-        sums: the weights against the reference.
-        own: the reference against itself.
-        names: which of `keras_layerwise.storage.schema.STATISTICS`.
-        updates: the same two for the previous record, for ``update_ratio``.
-
-    Returns:
-        One value per row of `sums` for each name; NaN where it is not defined.
-    """
-    with np.errstate(all="ignore"):
-        count, norm, reference_norm = sums[:, COUNT], _norm(sums), _norm(own)
-        distance = np.sqrt(sums[:, SQUARE])
-        found = {
-            "l2": distance,
-            "relative_l2": _ratio(distance, reference_norm),
-            "cosine": np.clip(_ratio(sums[:, DOT], norm * reference_norm), -1, 1),
-            "mean_shift": sums[:, SHIFT] / count,
-            "std_shift": np.sqrt(sums[:, SCATTER] / count) - np.sqrt(own[:, SCATTER] / count),
-            "max_abs": sums[:, LARGEST],
-            "norm": norm,
-            "nonfinite": sums[:, NONFINITE],
-        }
-        if updates is not None:
-            found["update_ratio"] = _ratio(np.sqrt(updates[0][:, SQUARE]), _norm(updates[1]))
-    return {name: found[name] for name in names}
-
-
-def _mean(sums: Sums) -> npt.NDArray[np.float64]:
-    return sums[:, TOTAL] / sums[:, COUNT]
-
-
-def _norm(sums: Sums) -> npt.NDArray[np.float64]:
-    squares = sums[:, SCATTER] + sums[:, TOTAL] ** 2 / np.maximum(sums[:, COUNT], 1)
-    return np.sqrt(squares)
-
-
-def _ratio(above: Array, below: Array) -> Array:
+def _ratio(above: Values, below: Values) -> Values:
     return np.where(below == 0, np.nan, above / below)
 
 
-def _working(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    """What a dtype is computed in: float32 where that holds all its values."""
-    return np.float32 if np.can_cast(dtype, np.float32) else np.float64
+def _cosine(sums: DriftSums) -> Values:
+    return np.clip(_ratio(sums.dot, sums.norm * sums.reference_norm), -1, 1)
 
 
-def _block(w: Array, r: Array, memory: Array, part: Array) -> None:
-    work, own, other = memory[:, : w.size]
-    if w.dtype != work.dtype:
-        np.copyto(own, w)
-        np.copyto(other, r)
-        w, r = own, other
-    np.subtract(w, r, out=work)
-    part[COUNT] = w.size
-    part[SHIFT] = _dot(work, None)
-    part[LARGEST] = max(np.maximum.reduce(work), -np.minimum.reduce(work))
-    part[SQUARE] = _dot(work, work)
-    part[DOT] = _dot(w, r)
-    part[TOTAL] = total = _dot(w, None)
-    squares, around_zero = _dot(w, w), total * total / w.size
-    part[SCATTER] = squares - around_zero
-    if part[SCATTER] < _SPREAD * squares:
-        # A small spread around a large mean would lose its digits: take the mean off first.
-        centre = w.dtype.type(total / w.size)
-        np.subtract(w, centre, out=work)
-        left = total - float(centre) * w.size
-        part[SCATTER] = max(_dot(work, work) - left * left / w.size, 0.0)
+def _update_ratio(sums: DriftSums) -> Values:
+    previous = sums.previous
+    if previous is None:
+        return np.full(sums.count.shape, np.nan)
+    return _ratio(previous.distance, previous.reference_norm * sums.steps)
 
 
-def _dot(a: Array, b: Array | None) -> float:
-    """The sum of ``a * b``, or of `a`: a product with ones is BLAS's, and thrice as fast."""
-    runs = a.size // _RUN * _RUN
-    ones = _ones(a.dtype)
-    total = 0.0
-    if runs:
-        rows = a[:runs].reshape(-1, _RUN)
-        partial = np.vecdot(rows, ones if b is None else b[:runs].reshape(-1, _RUN))
-        total = float(np.add.reduce(partial, dtype=np.float64))
-    if runs < a.size:
-        total += float(np.vecdot(a[runs:], ones[: a.size - runs] if b is None else b[runs:]))
-    return total
+def _example() -> DriftSums:
+    """Two rows: w = (1, 2) against w₀ = (1, 1), and zeros."""
+    table = np.zeros((2, len(columns.COLUMNS)))
+    table[0] = [2, 1, 1, 1, 3, 0.5, 3, 0]
+    table[1, columns.COUNT] = 1
+    own = np.zeros_like(table)
+    own[0] = [2, 0, 0, 0, 2, 0, 2, 0]
+    own[1, columns.COUNT] = 1
+    return DriftSums(table, own, DriftSums(table, own), steps=1)
 
 
-@functools.cache
-def _ones(dtype: np.dtype[Any]) -> Array:
-    return np.ones(_RUN, dtype)
+STATISTICS: dict[str, Statistic] = {
+    statistic.name: statistic
+    for statistic in (
+        Statistic("l2", "‖w − w₀‖₂", "of the weight", lambda s: s.distance),
+        Statistic(
+            "relative_l2", "‖w − w₀‖₂ / ‖w₀‖₂", "1", lambda s: _ratio(s.distance, s.reference_norm)
+        ),
+        Statistic("cosine", "w·w₀ / (‖w‖₂ ‖w₀‖₂)", "1", _cosine, "falling"),
+        Statistic(
+            "mean_shift", "mean(w − w₀)", "of the weight", lambda s: s.shift / s.count, "signed"
+        ),
+        Statistic(
+            "std_shift",
+            "std(w) − std(w₀)",
+            "of the weight",
+            lambda s: s.std - s.reference_std,
+            "signed",
+        ),
+        Statistic("max_abs", "max |w − w₀|", "of the weight", lambda s: s.largest),
+        Statistic("norm", "‖w‖₂", "of the weight", lambda s: s.norm),
+        Statistic(
+            "update_ratio",
+            "‖w_t − w_s‖₂ / (‖w_s‖₂ (t − s)), s the previous record's step",
+            "1",
+            _update_ratio,
+            needs_previous=True,
+        ),
+        Statistic("nonfinite", "number of NaN and infinite elements", "elements",
+                  lambda s: s.nonfinite),
+    )
+}  # fmt: skip
+"""The built-in statistics by name, in the order in which they are shown."""
+
+DEFAULT = tuple(name for name, found in STATISTICS.items() if not found.needs_previous)
+"""The names of all that need no second copy of the weights."""
 
 
-def _is_small(array: Array) -> bool:
-    return 0 < array.size <= _SMALL and array.dtype == np.float32
+def chosen(given: "str | Statistic | Iterable[str | Statistic]") -> tuple[Statistic, ...]:
+    """The statistics that names and objects stand for, built-in ones first.
+
+    Raises:
+        ValueError: for a name that is not known, none at all, or two of one name.
+    """
+    asked = [given] if isinstance(given, (str, Statistic)) else list(given)
+    own: dict[str, Statistic] = {}
+    names: set[str] = set()
+    for item in asked or ("",):
+        if isinstance(item, Statistic) and STATISTICS.get(item.name) is not item:
+            if item.name in STATISTICS or own.setdefault(item.name, item) is not item:
+                raise ValueError(f"Two statistics are called {item.name!r}; rename one.")
+        elif isinstance(item, Statistic):
+            names.add(item.name)
+        elif item in STATISTICS:
+            names.add(item)
+        else:
+            raise ValueError(
+                f"statistics takes one of {tuple(STATISTICS)} or a Statistic; received {item!r}."
+            )
+    return (*(found for name, found in STATISTICS.items() if name in names), *own.values())
 
 
-def _batches(small: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Groups positions so that their sizes add up to about a block."""
-    batches: list[list[int]] = []
-    room = 0
-    for i in small:
-        if sizes[i] > room:
-            batches.append([])
-            room = _BLOCK
-        batches[-1].append(i)
-        room -= sizes[i]
-    return batches
-
-
-class _Batch:
-    """Many small references at once, as segments of one array."""
-
-    def __init__(self, members: list[int], references: Sequence[Array]) -> None:
-        self.members = members
-        self._reference = np.concatenate(references, axis=None)
-        self._sizes = np.array([reference.size for reference in references])
-        self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])
-
-    def views(self) -> list[Array]:
-        return np.split(self._reference, self._starts[1:])
-
-    def measure(self, weights: Sequence[Array]) -> Sums:
-        w, r = np.concatenate(weights, axis=None), self._reference
-        sizes, starts = self._sizes, self._starts
-        work = w - r
-        # Zeros, as biases begin, are exact, and many.
-        is_zero = ~np.logical_or.reduceat(w != 0, starts)
-        sums = np.empty((len(weights), len(COLUMNS)))
-        sums[:, COUNT] = sizes
-        sums[:, SHIFT] = np.add.reduceat(work, starts)
-        sums[:, SQUARE] = np.add.reduceat(work * work, starts)
-        sums[:, LARGEST] = np.maximum.reduceat(np.abs(work, out=work), starts)
-        sums[:, TOTAL] = np.add.reduceat(w, starts)
-        sums[:, DOT] = np.add.reduceat(np.multiply(w, r, out=work), starts)
-        centre = (sums[:, TOTAL] / sizes).astype(np.float32)
-        w -= np.repeat(centre, sizes)
-        left = sums[:, TOTAL] - centre.astype(np.float64) * sizes
-        scatter = np.add.reduceat(np.multiply(w, w, out=w), starts)
-        sums[:, SCATTER] = np.maximum(scatter - left * left / sizes, 0)
-        sums[:, NONFINITE] = 0
-        for i in _doubtful(sums):
-            if sums[i, LARGEST] != 0 or not is_zero[i]:
-                reference = r[starts[i] : starts[i] + sizes[i]]
-                _exact(weights[i].reshape(-1), reference, sums[i])
-        return sums
-
-
-def _doubtful(sums: Sums) -> list[int]:
-    """Where float32 may have overflowed or lost small squares, or not all was finite."""
-    largest, count = sums[:, LARGEST], sums[:, COUNT]
-    small = (largest != 0) & (largest < _TINY)
-    small |= sums[:, SCATTER] + sums[:, TOTAL] ** 2 / count < count * _TINY**2
-    # One infinity or NaN among the columns makes this sum not finite.
-    return np.flatnonzero(small | ~np.isfinite(sums.sum(axis=1))).tolist()
-
-
-def _exact(weight: Array, reference: Array, sums: Sums) -> None:
-    """A block in float64: for NaN, infinity, and what float32 can not square."""
-    if sums[LARGEST] == 0 and not weight.any():
-        return  # zeros are exact
-    w, r = weight.astype(np.float64), reference.astype(np.float64)
-    d = w - r
-    sums[SHIFT], sums[SQUARE], sums[LARGEST] = d.sum(), d @ d, np.abs(d).max()
-    sums[TOTAL], sums[SCATTER] = w.sum(), np.square(w - w.mean()).sum()
-    sums[DOT], sums[NONFINITE] = w @ r, np.count_nonzero(~np.isfinite(w))
+def compute(statistics: Sequence[Statistic], sums: DriftSums) -> dict[str, Values]:
+    """Each statistic's values by name: one per row, NaN where it is not defined."""
+    return {statistic.name: statistic.of(sums) for statistic in statistics}

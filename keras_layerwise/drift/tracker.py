@@ -1,25 +1,28 @@
-"""What moved since when: the weights of a model followed from record to record.
+"""Follows the weights of a model from record to record: models and numbers, no files."""
 
-Knows models and numbers, but no files and no callbacks.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_layerwise.drift import statistics as measures
-from keras_layerwise.drift.reference import Reference, Watched
-from keras_layerwise.drift.statistics import Sums
+from keras_layerwise.backend import internals
+from keras_layerwise.backend.arrays import Watched
+from keras_layerwise.drift import alarms
+from keras_layerwise.drift import sums as columns
+from keras_layerwise.drift.alarms import Alarm, Group
+from keras_layerwise.drift.reference import Reference
+from keras_layerwise.drift.statistics import DriftSums, Statistic, Values, compute
+from keras_layerwise.drift.sums import Sums
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import selectors, structure
 from keras_layerwise.model.structure import Site
-from keras_layerwise.optimizer.layerwise import layerwise_optimizers
-from keras_layerwise.storage.schema import Row
 
 Mask = npt.NDArray[np.bool_]
+
+STATE = " (non-trainable)"
+"""Ends the name of a row of weights that are never trained, such as moving averages."""
 
 
 @dataclass(frozen=True)
@@ -32,54 +35,66 @@ class View:
         watched: the watched weights, to be read.
         rows: what a record has a value for.
         groups: for each watched weight, its row.
+        blocks: the parts of the outline, their state apart; empty where the
+            model has no outline.
+        members: for each watched weight, its block.
         trained: for each, whether its layer trains it; False for state, such
             as moving averages.
         states: the weights of the model, by id, that are state.
-        signature: of the model's weights, to see that they are others.
+        signature: ids of the model's weights; another value means that the set
+            of weights changed.
     """
 
     sites: tuple[Site, ...]
     every: tuple[Site, ...]
     watched: Watched
-    rows: tuple[Row, ...]
+    rows: tuple[Group, ...]
     groups: npt.NDArray[np.intp]
+    blocks: tuple[Group, ...]
+    members: npt.NDArray[np.intp]
     trained: Mask
     states: frozenset[int]
     signature: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Alarm:
-    """Something that should not be; see `keras_layerwise.storage.schema.alarm`."""
-
-    kind: str
-    row: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Record:
+class DriftRecord:
     """What was found at a step.
 
     Attributes:
-        step: of the optimizer.
-        rows: what the values are of.
+        step: of the run.
+        rows: what the values are of, as it is at this step.
         values: for each statistic, one per row.
+        blocks: the parts of the outline.
+        by_block: for each statistic, one per block.
         whole: each statistic of all trained weights together.
-        alarms: what is wrong at this step.
+        alarms: what is wrong and was not said before.
         nonfinite: paths of the weights that are not finite.
     """
 
     step: int
-    rows: tuple[Row, ...]
-    values: dict[str, npt.NDArray[np.float64]]
+    rows: tuple[Group, ...]
+    values: dict[str, Values]
+    blocks: tuple[Group, ...]
+    by_block: dict[str, Values]
     whole: dict[str, float]
     alarms: tuple[Alarm, ...]
     nonfinite: tuple[str, ...]
 
 
-def look(model: Any, select: Any = None, per_weight: bool = False) -> View | None:
+def look(
+    model: Any,
+    select: Any = None,
+    per_weight: bool = False,
+    parts: Mapping[int, str] | None = None,
+) -> View | None:
     """What there is to watch, ``None`` before the model has weights.
+
+    Args:
+        model: the model.
+        select: which weights; all where ``None``.
+        per_weight: a row for each weight rather than for each layer.
+        parts: for weights, by id, the key of their part in the outline.
 
     Raises:
         RuleError: where `select` picks nothing.
@@ -95,59 +110,65 @@ def look(model: Any, select: Any = None, per_weight: bool = False) -> View | Non
                 f"select={selectors.label(select)!r} selects no weight. Nearest: "
                 f"{', '.join(selectors.nearest(select, every))}."
             )
-    states = frozenset(id(site.weight) for site in every if _is_state(site))
-    trained = np.array([id(site.weight) not in states for site in chosen])
-    members: dict[str, list[int]] = {}
-    for i, site in enumerate(chosen):
-        name = site.path if per_weight else site.layer_path
-        if not (per_weight or trained[i]):
-            name += " (non-trainable)"
-        members.setdefault(name, []).append(i)
-    rows = tuple(
-        Row(
-            name=name,
-            trainable=bool(trained[positions[0]]),
-            frozen=False,  # known at the first record
-            parameters=sum(int(np.prod(chosen[i].weight.shape)) for i in positions),
-        )
-        for name, positions in members.items()
+    states = frozenset(
+        id(site.weight) for site in every if internals.is_state(site.layer, site.weight)
     )
-    groups = np.empty(len(chosen), np.intp)
-    for row, positions in enumerate(members.values()):
-        groups[positions] = row
+    trained = np.array([id(site.weight) not in states for site in chosen])
+    keys = [(parts or {}).get(id(site.weight), "") for site in chosen]
+    suffixes = ["" if free else STATE for free in trained]
+    names = [
+        site.path if per_weight else site.layer_path + suffix
+        for site, suffix in zip(chosen, suffixes, strict=True)
+    ]
+    rows, groups = _grouped(names, chosen, trained, keys)
+    blocks: tuple[Group, ...] = ()
+    members = np.zeros(len(chosen), np.intp)
+    if any(keys):
+        named = [
+            (key or "(elsewhere)") + suffix for key, suffix in zip(keys, suffixes, strict=True)
+        ]
+        blocks, members = _grouped(named, chosen, trained, keys)
+        blocks = tuple(replace(block, kind="") for block in blocks)
     return View(
         sites=chosen,
         every=every,
         watched=Watched([site.weight for site in chosen]),
         rows=rows,
         groups=groups,
+        blocks=blocks,
+        members=members,
         trained=trained,
         states=states,
         signature=_signature(model),
     )
 
 
-def _frozen(model: Any, view: View) -> Mask:
-    """Which of the weights are meant to stay, by ``trainable`` or by a rule.
+def _grouped(
+    names: Sequence[str], chosen: Sequence[Site], trained: Mask, keys: Sequence[str]
+) -> tuple[tuple[Group, ...], npt.NDArray[np.intp]]:
+    """The groups that the names make, in order, and for each weight its group."""
+    members: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        members.setdefault(name, []).append(i)
+    groups = np.empty(len(chosen), np.intp)
+    for group, positions in enumerate(members.values()):
+        groups[positions] = group
+    return tuple(
+        Group(
+            name=name,
+            trainable=bool(trained[positions[0]]),
+            frozen=False,  # known at the first record
+            parameters=sum(int(np.prod(chosen[i].weight.shape)) for i in positions),
+            part=keys[positions[0]],
+            kind=type(chosen[positions[0]].layer).__name__,
+        )
+        for name, positions in members.items()
+    ), groups
 
-    State is meant to where its layer is: where all that the layer could train
-    is frozen.
-    """
-    by_rule: set[str] = set()
-    for optimizer in layerwise_optimizers(getattr(model, "optimizer", None)):
-        if optimizer.built:
-            by_rule |= {entry.path for entry in optimizer.assignments if entry.frozen}
-    weights: dict[int, bool] = {}
-    layers: dict[int, bool] = {}
-    for site in view.every:
-        key, layer = id(site.weight), id(site.layer)
-        if key not in view.states:
-            weights[key] = not site.weight.trainable or site.path in by_rule
-            layers[layer] = layers.get(layer, True) and weights[key]
-    for site in view.sites:
-        if id(site.weight) in view.states:
-            weights[id(site.weight)] = not site.layer.trainable or layers.get(id(site.layer), False)
-    return np.array([weights[id(site.weight)] for site in view.sites], dtype=bool)
+
+def none_by_rule(model: Any) -> frozenset[str]:
+    """Says that no weight is frozen by a rule."""
+    return frozenset()
 
 
 class Tracker:
@@ -155,12 +176,14 @@ class Tracker:
 
     Args:
         model: the model.
-        view: what is watched of it; `select` and `per_weight` made it.
+        view: what is watched of it, from `look`.
         reference: what the weights are compared with.
-        statistics: names from `keras_layerwise.storage.schema.STATISTICS`.
+        statistics: what to compute.
+        step: of the run, now.
         moving: whether the reference becomes the weights at each record.
-        select: see `look`.
-        per_weight: see `look`.
+        frozen: gives the paths of the model's weights that a rule freezes now;
+            ``trainable`` is asked here.
+        again: looks anew at a model whose weights are others than before.
     """
 
     def __init__(
@@ -168,98 +191,149 @@ class Tracker:
         model: Any,
         view: View,
         reference: Reference,
-        statistics: Sequence[str],
+        statistics: Sequence[Statistic],
         *,
+        step: int = 0,
         moving: bool = False,
-        select: Any = None,
-        per_weight: bool = False,
+        frozen: Callable[[Any], Iterable[str]] = none_by_rule,
+        again: Callable[[Any], View | None] = look,
     ) -> None:
         self.view = view
         self.reference = reference
         self._model = model
         self._statistics = tuple(statistics)
         self._moving = moving
-        self._select, self._per_weight = select, per_weight
-        separate = "update_ratio" in self._statistics and not moving
+        self._by_rule, self._look = frozen, again
+        separate = any(one.needs_previous for one in statistics) and not moving
         self._previous = Reference.taken(view.watched) if separate else None
+        self._step = step
         self._sums = reference.measure(view.watched)
         # Asked at a record, because an optimizer may not know its weights before the first step.
         self._frozen: Mask | None = None
+        self._free: Mask | None = None  # at the last call of `still`
         self._moved = np.zeros(len(view.sites), bool)
+        self._said: set[tuple[str, str]] = set()  # kinds of alarms and rows
 
-    def record(self, step: int) -> Record:
+    def record(self, step: int) -> DriftRecord:
         """Compares the weights as they are now."""
         self._renew()
-        view = self.view
-        sums = self.reference.measure(view.watched)
-        rows = [self._rows(sums), self._rows(self.reference.own)]
+        sums = self.reference.measure(self.view.watched)
+        frozen = _frozen(self._model, self.view, self._by_rule(self._model))
+        view = self.view = _with_frozen(self.view, frozen)
+        before = frozen if self._frozen is None else self._frozen
+        values, by_block, whole = self._values(sums, step)
         if self._previous is not None:
-            rows += [
-                self._rows(self._previous.measure(view.watched)),
-                self._rows(self._previous.own),
-            ]
             self._previous.advance(view.watched, sums)
-        elif self._moving:
-            rows *= 2
-        frozen = _frozen(self._model, view)
-        if self._frozen is None:
-            self._frozen = frozen
-            view = self.view = _with_frozen(view, frozen)
         # Sums are added in one order always: those of the same values are the same.
         changed = (
-            sums[:, measures.LARGEST] != 0 if self._moving else (sums != self._sums).any(axis=1)
+            sums[:, columns.LARGEST] != 0 if self._moving else (sums != self._sums).any(axis=1)
         )
-        nonfinite = sums[:, measures.NONFINITE]
-        trained = np.array([row.trainable for row in view.rows])
-        trained = trained if trained.any() else ~trained
-        together = np.zeros(int(trained.sum()), np.intp)
-        whole = self._statistics_of([measures.merge(table[trained], together, 1) for table in rows])
-        record = Record(
+        bad = sums[:, columns.NONFINITE]
+        moved = dict.fromkeys(view.groups[changed & frozen & before].tolist())
+        record = DriftRecord(
             step=step,
             rows=view.rows,
-            values=self._statistics_of(rows),
-            whole={name: float(values[0]) for name, values in whole.items()},
-            alarms=(
-                *self._moved_though_frozen(changed & frozen & self._frozen, step),
-                *self._not_finite(nonfinite, step),
+            values=values,
+            blocks=view.blocks,
+            by_block=by_block,
+            whole=whole,
+            alarms=self._once(
+                alarms.frozen_moved(self._unsaid("frozen_moved", moved), step)
+                + alarms.nonfinite(
+                    [
+                        (row, path, count)
+                        for row, path, count in _first_of_each(view, bad)
+                        if ("nonfinite", row.name) not in self._said
+                    ],
+                    step,
+                )
             ),
-            nonfinite=tuple(view.sites[i].path for i in np.flatnonzero(nonfinite)),
+            nonfinite=tuple(view.sites[i].path for i in np.flatnonzero(bad)),
         )
         self._moved |= changed
-        self._frozen, self._sums = frozen, sums
+        self._frozen, self._sums, self._step = frozen, sums, step
         if self._moving:
             self.reference.advance(view.watched, sums)
         return record
 
-    def still(self, step: int) -> tuple[Alarm, ...]:
-        """Rows that are trained and have not moved at any record."""
+    def still(self, step: int, rates: Mapping[str, float] | None = None) -> tuple[Alarm, ...]:
+        """Alarms for what has been trained since the last call and has not moved at any record.
+
+        Args:
+            step: of the run.
+            rates: learning rates by the path of the weight, to be said beside.
+        """
         if self._frozen is None:
             return ()
-        free = self.view.trained & ~self._frozen
-        return tuple(
-            Alarm(
-                "trainable_still",
-                row.name,
-                f"Layer {row.name!r} is trainable and has not moved up to step {step}.",
+        view, free = self.view, self.view.trained & ~self._frozen
+        since = free if self._free is None else free & self._free
+        self._free = free
+        count = len(view.rows)
+        watched = np.bincount(view.groups[since], minlength=count) > 0
+        moved = np.bincount(view.groups[since & self._moved], minlength=count) > 0
+        known: dict[str, float] = {}
+        for i in np.flatnonzero(since):
+            rate = (rates or {}).get(view.sites[i].path)
+            if rate is not None:
+                known.setdefault(view.rows[view.groups[i]].name, rate)
+        return self._once(
+            alarms.trainable_still(
+                self._unsaid("trainable_still", np.flatnonzero(watched & ~moved)),
+                self._unsaid("trainable_still", np.flatnonzero(watched)),
+                known,
+                step,
             )
-            for i, row in enumerate(self.view.rows)
-            if (mine := free & (self.view.groups == i)).any() and not self._moved[mine].any()
         )
 
-    def _rows(self, sums: Sums) -> Sums:
-        return measures.merge(sums, self.view.groups, len(self.view.rows))
+    def _unsaid(self, kind: str, rows: Iterable[int]) -> list[Group]:
+        """Those rows that no alarm of this kind was about."""
+        found = [self.view.rows[i] for i in rows]
+        return [row for row in found if (kind, row.name) not in self._said]
 
-    def _statistics_of(self, tables: list[Sums]) -> dict[str, npt.NDArray[np.float64]]:
-        sums, own, *updates = tables
-        both = (updates[0], updates[1]) if updates else None
-        return measures.statistics(sums, own, self._statistics, both)
+    def _once(self, found: Iterable[Alarm]) -> tuple[Alarm, ...]:
+        """Remembers what is said, so that it is said once."""
+        found = tuple(found)
+        self._said |= {(alarm.kind, row) for alarm in found for row in alarm.rows}
+        return found
+
+    def _values(
+        self, sums: Sums, step: int
+    ) -> tuple[dict[str, Values], dict[str, Values], dict[str, float]]:
+        """The statistics of each row, of each block and of all trained weights, in one go."""
+        view = self.view
+        rows, blocks = len(view.rows), len(view.blocks)
+        trained = view.trained if view.trained.any() else ~view.trained
+        parts = [np.arange(len(sums)), np.flatnonzero(trained)]
+        targets = [view.groups, np.full(int(trained.sum()), rows + blocks)]
+        if blocks:
+            parts.append(np.arange(len(sums)))
+            targets.append(view.members + rows)
+        part, target = np.concatenate(parts), np.concatenate(targets)
+
+        def merged(table: Sums) -> Sums:
+            return columns.merge(table[part], target, rows + blocks + 1)
+
+        table, own = merged(sums), merged(self.reference.own)
+        previous = None
+        if self._previous is not None:
+            previous = DriftSums(
+                merged(self._previous.measure(view.watched)), merged(self._previous.own)
+            )
+        elif self._moving:
+            previous = DriftSums(table, own)
+        found = compute(self._statistics, DriftSums(table, own, previous, step - self._step))
+        return (
+            {name: values[:rows] for name, values in found.items()},
+            {name: values[rows:-1] for name, values in found.items()},
+            {name: float(values[-1]) for name, values in found.items()},
+        )
 
     def _renew(self) -> None:
         """Follows the model where it has other weights than before."""
         old = self.view
         if old.signature == _signature(self._model):
             return
-        new = look(self._model, self._select, self._per_weight)
+        new = self._look(self._model)
         if new is None:
             return
         self.reference = self.reference.extended(old.watched, new.watched)
@@ -273,42 +347,54 @@ class Tracker:
             if before is not None:
                 sums[i], moved[i] = self._sums[before], self._moved[before]
         self._sums, self._moved = sums, moved
-        self._frozen = None
+        self._frozen = self._free = None
         self.view = new
 
-    def _moved_though_frozen(self, which: Mask, step: int) -> list[Alarm]:
-        rows = dict.fromkeys(self.view.groups[which].tolist())
-        return [
-            Alarm(
-                "frozen_moved",
-                self.view.rows[i].name,
-                f"Layer {self.view.rows[i].name!r} is frozen and has moved, at step {step}.",
-            )
-            for i in rows
-        ]
 
-    def _not_finite(self, counts: npt.NDArray[np.float64], step: int) -> list[Alarm]:
-        found: dict[str, Alarm] = {}
-        for i in np.flatnonzero(counts):
-            row = self.view.rows[self.view.groups[i]].name
-            message = (
-                f"{counts[i]:.0f} elements of {self.view.sites[i].path!r} in layer {row!r} are not "
-                f"finite, at step {step}."
-            )
-            found.setdefault(row, Alarm("nonfinite", row, message))
-        return list(found.values())
+def _frozen(model: Any, view: View, by_rule: Iterable[str]) -> Mask:
+    """Which of the weights are meant to stay, by ``trainable`` or by a rule.
+
+    State is meant to where its layer is: where all that the layer could train
+    is frozen.
+    """
+    named = set(by_rule)
+    weights: dict[int, bool] = {}
+    layers: dict[int, bool] = {}
+    for site in view.every:
+        key, layer = id(site.weight), id(site.layer)
+        if key not in view.states:
+            weights[key] = not site.weight.trainable or site.path in named
+            layers[layer] = layers.get(layer, True) and weights[key]
+    for site in view.sites:
+        if id(site.weight) in view.states:
+            weights[id(site.weight)] = not site.layer.trainable or layers.get(id(site.layer), False)
+    return np.array([weights[id(site.weight)] for site in view.sites], dtype=bool)
 
 
 def _with_frozen(view: View, frozen: Mask) -> View:
-    rows = tuple(
-        replace(row, frozen=bool(frozen[view.groups == i].all())) for i, row in enumerate(view.rows)
-    )
-    return replace(view, rows=rows)
+    """The view with rows that say what is frozen; the same one where they say so already."""
+
+    def renewed(rows: tuple[Group, ...], groups: npt.NDArray[np.intp]) -> tuple[Group, ...]:
+        free = np.bincount(groups[~frozen], minlength=len(rows)) > 0
+        if all(row.frozen != moves for row, moves in zip(rows, free, strict=True)):
+            return rows
+        return tuple(replace(row, frozen=not moves) for row, moves in zip(rows, free, strict=True))
+
+    rows = renewed(view.rows, view.groups)
+    blocks = renewed(view.blocks, view.members) if view.blocks else ()
+    if rows is view.rows and blocks is view.blocks:
+        return view
+    return replace(view, rows=rows, blocks=blocks)
+
+
+def _first_of_each(view: View, counts: Values) -> list[tuple[Group, str, int]]:
+    """For each row that is not finite, its first such weight's path and number of elements."""
+    found: dict[int, tuple[Group, str, int]] = {}
+    for i in np.flatnonzero(counts):
+        row = int(view.groups[i])
+        found.setdefault(row, (view.rows[row], view.sites[i].path, int(counts[i])))
+    return list(found.values())
 
 
 def _signature(model: Any) -> tuple[int, ...]:
     return tuple(id(weight) for weight in model.weights)
-
-
-def _is_state(site: Site) -> bool:
-    return any(site.weight is weight for weight in site.layer._non_trainable_variables)

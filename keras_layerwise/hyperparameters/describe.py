@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_layerwise.storage.record import plain
+from keras_layerwise.storage.values import plain
 
 
 def describe_object(value: Any) -> Any:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_layerwise.model import structure
-from keras_layerwise.storage.record import UNKNOWN
+from keras_layerwise.storage.values import UNKNOWN
 
 
 def weights_fingerprint(model: Any) -> str:

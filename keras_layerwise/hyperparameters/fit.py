@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_layerwise.storage.record import UNKNOWN
+from keras_layerwise.storage.values import UNKNOWN
 
 NONE = "none"
 _descriptions: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()

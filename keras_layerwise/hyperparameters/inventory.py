@@ -16,7 +16,7 @@ from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.runtime import runtime
 from keras_layerwise.model import selectors, structure
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
-from keras_layerwise.storage.record import UNKNOWN, flat
+from keras_layerwise.storage.values import UNKNOWN, flat
 
 # Callbacks that write down what happens, and change nothing in it.
 _OBSERVERS = (

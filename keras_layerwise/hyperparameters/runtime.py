@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_layerwise.storage.record import NEVER_SET, UNKNOWN
+from keras_layerwise.storage.values import NEVER_SET, UNKNOWN
 
 
 def runtime(model: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-from keras_layerwise.storage.record import UNKNOWN, as_text
+from keras_layerwise.storage.values import UNKNOWN, as_text
 
 # "(" sorts before digits and letters: these columns come before every other scalar.
 BEST = "(best)/"

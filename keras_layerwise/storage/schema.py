@@ -9,8 +9,12 @@
     <log_dir>/rates/events.out.tfevents.*     learning-rate vectors, changes
 
 A *series* is one TensorBoard tag of plugin `PLUGIN` and data class TENSOR.
-Vector series (drift, rates) hold one rank-1 float32 tensor per record, one
-value per row, NaN where a value is not defined. Message series (alarms,
+Vector series hold one rank-1 float32 tensor per record, one value per row, NaN
+where a value is not defined. ``drift`` has a row for each layer (or weight), and
+``blocks`` the same statistics for each part of the network's outline, the state
+of a part apart, with all trained weights together as the last row, ``(model)``.
+``frozen`` has the rows of ``drift``, 1 where a row is frozen and 0 where not, at
+the steps at which that changed. ``rates`` has the learning rates. Message series (alarms,
 changes, record) hold one rank-1 string tensor per record, each element a JSON
 object. What the rows are is said once, in the plugin data of the tag; other
 rows have another tag.
@@ -22,6 +26,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from keras_layerwise.drift.statistics import READS
+from keras_layerwise.drift.statistics import STATISTICS as _BUILT_IN
+from keras_layerwise.storage.values import parsed
+
 PLUGIN = "layerwise"
 VERSION = 1
 
@@ -32,29 +40,15 @@ RECORD_DIR = "hparams"
 DRIFT_DIR = "drift"
 RATES_DIR = "rates"
 
-STATISTICS = (
-    "l2",
-    "relative_l2",
-    "cosine",
-    "mean_shift",
-    "std_shift",
-    "max_abs",
-    "norm",
-    "update_ratio",
-    "nonfinite",
-)
+STATISTICS = tuple(_BUILT_IN)
+"""The names of the built-in statistics; their one table is in `drift.statistics`."""
 
 ALARMS = f"{PLUGIN}/alarms"
 CHANGES = f"{PLUGIN}/changes"
 RATES = f"{PLUGIN}/rates"
 RECORD = f"{PLUGIN}/record"
 
-KINDS = ("drift", "rates", "alarms", "changes", "record")
-
-
-READS = ("falling", "signed", "rising")
-"""Which value of a statistic means the most movement: the lowest, the largest
-magnitude, the highest."""
+KINDS = ("drift", "blocks", "frozen", "rates", "alarms", "changes", "record")
 
 
 class SchemaError(ValueError):
@@ -114,9 +108,11 @@ class Series:
     Attributes:
         kind: one of `KINDS`.
         rows: what the values of a vector are; empty for messages.
-        statistic: for ``"drift"``, one of `STATISTICS`, or the name in `facts`.
+        statistic: for ``"drift"``, one of `STATISTICS`, or the name in `facts`;
+            ``None`` for ``"blocks"``, whose `facts` tell.
         reference: for ``"drift"``, what the weights are compared with, in words.
-        facts: for ``"drift"``, what the statistic is, where it is a user's own.
+        facts: for ``"drift"`` and ``"blocks"``, what the statistic is; what
+            version 0.1 wrote has none, see `facts_of`.
     """
 
     kind: str
@@ -144,7 +140,7 @@ class Series:
                 not have written.
         """
         try:
-            data = json.loads(content)
+            data = parsed(content)
             version = data.pop("version")
             if version != VERSION:
                 raise SchemaError(
@@ -156,7 +152,7 @@ class Series:
             series = cls(rows=rows, facts=None if facts is None else Facts(**facts), **data)
         except SchemaError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SchemaError(f"Not plugin data of keras_layerwise: {content[:80]!r}.") from error
         if series.kind not in KINDS:
             raise SchemaError(f"Unknown kind of series {series.kind!r}; known: {KINDS}.")
@@ -184,6 +180,29 @@ def drift_tag(statistic: str, rows: Sequence[Row] = ()) -> str:
     return f"{PLUGIN}/drift/{statistic}{_suffix(rows)}"
 
 
+def blocks_tag(statistic: str, rows: Sequence[Row]) -> str:
+    """The tag of a statistic's vectors by part of the outline; see `drift_tag`."""
+    return f"{PLUGIN}/blocks/{statistic}{_suffix(rows)}"
+
+
+def frozen_tag(rows: Sequence[Row]) -> str:
+    """The tag of what is frozen; see `drift_tag`."""
+    return f"{PLUGIN}/frozen{_suffix(rows)}"
+
+
+def facts_of(series: Series) -> Facts | None:
+    """What the statistic of `series` is, also where version 0.1 did not write it.
+
+    Example:
+    >>> facts_of(Series("drift", statistic="cosine")).reads
+    'falling'
+    """
+    if series.facts is not None or series.statistic not in _BUILT_IN:
+        return series.facts
+    found = _BUILT_IN[series.statistic]
+    return Facts(found.name, found.formula, found.unit, found.reads)
+
+
 def rates_tag(rows: Sequence[Row] = ()) -> str:
     """The tag of the learning rates; see `drift_tag`."""
     return RATES + _suffix(rows)
@@ -198,7 +217,11 @@ def _suffix(rows: Sequence[Row]) -> str:
 
 
 def alarm(kind: str, row: str, step: int, message: str) -> dict[str, Any]:
-    """An alarm's message; `kind` is ``frozen_moved``, ``trainable_still`` or ``nonfinite``."""
+    """An alarm's message; `kind` is ``frozen_moved``, ``trainable_still`` or ``nonfinite``.
+
+    Rows that are alarming for one cause have one message text in common: it is
+    about all of them.
+    """
     return {"kind": kind, "row": row, "step": step, "message": message}
 
 

@@ -34,25 +34,3 @@ def renamed(rows: Sequence[Row], names: Mapping[str, str]) -> tuple[Row, ...]:
         return tuple(rows)
     found = [replace(row, name=stable(row.name, names)) for row in rows]
     return tuple(found) if len({row.name for row in found}) == len(found) else tuple(rows)
-
-
-def merge_rows(described: Sequence[Sequence[Row]]) -> tuple[Row, ...]:
-    """The rows of all sources in the model's order, each as it was first described.
-
-    Example:
-    >>> row = lambda name: Row(name, True, False, 1)
-    >>> [r.name for r in merge_rows([[row("a"), row("c")], [row("a"), row("b"), row("c")]])]
-    ['a', 'b', 'c']
-    """
-    merged: list[Row] = []
-    known: set[str] = set()
-    for rows in described:
-        at = 0
-        for row in rows:
-            if row.name in known:
-                at = next(i for i, other in enumerate(merged) if other.name == row.name) + 1
-                continue
-            merged.insert(at, row)
-            known.add(row.name)
-            at += 1
-    return tuple(merged)

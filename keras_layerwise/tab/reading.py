@@ -4,6 +4,7 @@ Series of one run lie in sub-directories of its log directory, which
 TensorBoard lists as runs of their own; here they are one run again.
 """
 
+import contextlib
 import functools
 import json
 import posixpath
@@ -15,9 +16,10 @@ import numpy as np
 from tensorboard.data.provider import RunTagFilter
 
 from keras_layerwise.storage import schema
+from keras_layerwise.storage.reading import merge_rows, message_of, series_of
 from keras_layerwise.tab.cache import Cache
 from keras_layerwise.tab.columns import Columns, Records, join
-from keras_layerwise.tab.naming import merge_rows, renamed, stable
+from keras_layerwise.tab.naming import renamed, stable
 from keras_layerwise.tab.sheets import Sheet, sheet, stable_names
 
 # The largest number of records that both loaders take.
@@ -28,6 +30,8 @@ _CACHED = 96 * 2**20  # bytes
 _DIRECTORIES = {
     "record": schema.RECORD_DIR,
     "drift": schema.DRIFT_DIR,
+    "blocks": schema.DRIFT_DIR,
+    "frozen": schema.DRIFT_DIR,
     "alarms": schema.DRIFT_DIR,
     "rates": schema.RATES_DIR,
     "changes": schema.RATES_DIR,
@@ -55,6 +59,8 @@ class Source:
     @property
     def topic(self) -> str:
         """What the tag's values are about: a statistic, or the series' kind."""
+        if self.series.kind == "blocks" and self.series.facts is not None:
+            return f"blocks/{self.series.facts.name}"
         return self.series.statistic or self.series.kind
 
 
@@ -164,7 +170,10 @@ class Reader:
         for source in sources:
             for _, _, tensor in self._read(ctx, experiment, source, EVERYTHING):
                 for text in np.ravel(tensor):
-                    message = _mark(_message(text))
+                    try:
+                        message = _mark(message_of(text))
+                    except schema.SchemaError:
+                        message = None
                     if message is None:
                         problems.append(f"{source.tag}: unreadable message {text!r:.80}")
                         continue
@@ -283,8 +292,8 @@ class Reader:
     def _latest(self, ctx: Any, experiment: str, source: Source) -> dict[str, Any] | None:
         for _, _, tensor in reversed(self._read(ctx, experiment, source, 1)):
             for text in reversed(np.ravel(tensor)):
-                if (message := _message(text)) is not None:
-                    return message
+                with contextlib.suppress(schema.SchemaError):
+                    return message_of(text)
         return None
 
     def _read(
@@ -315,16 +324,6 @@ def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _message(text: Any) -> dict[str, Any] | None:
-    """A message's object; None for what is none, or is nested too deeply to be worked with."""
-    try:
-        message = json.loads(text)
-        json.dumps(message)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return message if isinstance(message, dict) else None
-
-
 def reads_of(series: schema.Series) -> str:
     """Which value of the series means the most movement: falling, signed or rising."""
     if series.facts is not None:
@@ -336,16 +335,7 @@ def _stamps(sources: Iterable[Source]) -> tuple[tuple[str, str, str], ...]:
     return tuple((s.run, s.tag, s.stamp) for s in sources)
 
 
-@functools.lru_cache(maxsize=256)
-def _parse(content: bytes) -> schema.Series:
-    series = schema.Series.parse(content)
-    names = [row.name for row in series.rows]
-    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise schema.SchemaError("The rows of a series must have names that differ.")
-    known = (None, *schema.STATISTICS, series.facts.name if series.facts else None)
-    if series.statistic not in known:
-        raise schema.SchemaError(f"Unknown statistic {series.statistic!r}.")
-    return series
+_parse = functools.lru_cache(maxsize=256)(series_of)
 
 
 def _group(member: str, kind: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from keras_layerwise.storage.record import Record, flat
+from keras_layerwise.storage.record import Record
+from keras_layerwise.storage.values import flat
 
 EVENTS = ("timeline", "changes", "overrides", "violations", "resumptions")
 _ASSIGNMENTS = "training/assignments/"

@@ -7,10 +7,10 @@ import sys
 import textwrap
 
 import pytest
-from test_drift import classifier, fit, read, vectors
 
 import keras_layerwise as kl
 from keras_layerwise.storage import schema
+from tests.shared.drift import classifier, fit, read, vectors
 
 PREAMBLE = """
     import resource, shutil, sys, warnings

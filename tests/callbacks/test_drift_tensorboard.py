@@ -14,9 +14,9 @@ import urllib.request
 
 import numpy as np
 import pytest
-from test_drift import Push, alarms_of, classifier, fit
 
 import keras_layerwise as kl
+from tests.shared.drift import Push, alarms_of, classifier, fit
 
 
 @contextlib.contextmanager

@@ -1,80 +1,32 @@
 import itertools
 import re
-import warnings
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 from tensorboard.util import tensor_util
-from test_events import read
-from test_statistics import by_definition
 
 import keras_layerwise as kl
 from keras_layerwise import cli
-from keras_layerwise.drift import reference, statistics
+from keras_layerwise.backend import arrays
+from keras_layerwise.drift import devices, sums
 from keras_layerwise.storage import schema
-from keras_layerwise.storage.schema import STATISTICS, Series
-
-X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
-Y = np.random.default_rng(1).normal(size=(32, 2)).astype("float32")
-
-
-def classifier(dtype=None):
-    model = keras.Sequential(
-        [
-            keras.Input((4,)),
-            layers.Dense(6, name="body", dtype=dtype),
-            layers.BatchNormalization(name="norm", dtype=dtype),
-            layers.Dense(2, name="head", dtype=dtype),
-        ]
-    )
-    model.compile(keras.optimizers.SGD(0.1), "mse")
-    return model
-
-
-def fit(model, *callbacks, epochs=2, batch_size=8, **options):
-    return model.fit(
-        X, Y, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=list(callbacks), **options
-    )
-
-
-def host(variable):
-    return np.array(keras.ops.convert_to_numpy(variable), dtype=np.float64)
-
-
-def weights_of(model, *names):
-    """The weights of layers, in order, flat."""
-    found = [host(w).ravel() for name in names for w in model.get_layer(name).trainable_weights]
-    return np.concatenate(found)
-
-
-def series(directory):
-    """Each vector series of a run: its plugin data, steps and values."""
-    kinds, found = {}, {}
-    for event in read(directory / schema.DRIFT_DIR):
-        for value in event.summary.value:
-            if value.metadata.plugin_data.plugin_name == schema.PLUGIN:
-                kinds[value.tag] = Series.parse(value.metadata.plugin_data.content)
-            if value.tag in kinds:
-                row = (event.step, tensor_util.make_ndarray(value.tensor))
-                found.setdefault(value.tag, []).append(row)
-    return {tag: (kinds[tag], found[tag]) for tag in kinds}
-
-
-def vectors(directory, statistic="l2"):
-    """The series of one statistic, in the order they began."""
-    return [found for found in series(directory).values() if found[0].statistic == statistic]
-
-
-def messages(directory):
-    return [
-        schema.json.loads(text)
-        for tag, (_, rows) in series(directory).items()
-        if tag == schema.ALARMS
-        for _, texts in rows
-        for text in texts
-    ]
+from keras_layerwise.storage.schema import STATISTICS
+from tests.shared.drift import (
+    Push,
+    X,
+    Y,
+    alarms_of,
+    by_definition,
+    classifier,
+    fit,
+    host,
+    messages,
+    read,
+    vectors,
+    weights_of,
+)
 
 
 class Weights(keras.callbacks.Callback):
@@ -99,7 +51,7 @@ def test_history_is_the_definition_at_every_record(tmp_path):
     assert set(history) == {"step", "layers", *STATISTICS}
     previous = [start, *seen.seen]
     for i, now in enumerate(seen.seen):
-        for name, value in by_definition(now, start, previous[i]).items():
+        for name, value in by_definition(now, start, previous[i], steps=4).items():
             np.testing.assert_allclose(history[name][i, 0], value, rtol=1e-4, atol=1e-6)
 
 
@@ -150,7 +102,7 @@ def test_previous_compares_with_the_record_before(tmp_path):
     path = [start, *seen.seen]
     expected = [np.linalg.norm(b - a) for a, b in itertools.pairwise(path)]
     np.testing.assert_allclose(drift.history["l2"][:, 0], expected, rtol=1e-5)
-    ratios = [e / np.linalg.norm(a) for e, a in zip(expected, path, strict=False)]
+    ratios = [e / np.linalg.norm(a) / 4 for e, a in zip(expected, path, strict=False)]
     np.testing.assert_allclose(drift.history["update_ratio"][:, 0], ratios, rtol=1e-5)
 
 
@@ -472,25 +424,6 @@ def test_a_rate_of_one_and_large_values(tmp_path):
     assert drift.history["l2"].shape == (4, 4)
 
 
-def alarms_of(run):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        run()
-    return [str(warning.message) for warning in caught if "ayer" in str(warning.message)]
-
-
-class Push(keras.callbacks.Callback):
-    """Moves a weight at the end of every batch, as a bug would."""
-
-    def __init__(self, variable, value):
-        super().__init__()
-        self.variable, self.value = variable, value
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch:
-            self.variable.assign(self.variable + self.value)
-
-
 def test_a_frozen_layer_that_moves_is_an_alarm_once(tmp_path):
     model = classifier()
     body = model.get_layer("body")
@@ -498,7 +431,8 @@ def test_a_frozen_layer_that_moves_is_an_alarm_once(tmp_path):
     model.compile("sgd", "mse")
     drift = kl.WeightDrift(tmp_path)
     said = alarms_of(lambda: fit(model, Push(body.kernel, 0.5), drift, epochs=4))
-    assert said == ["Layer 'body' is frozen and has moved, at step 8."]
+    (text,) = said
+    assert text.startswith("Layer 'body' is frozen and has moved, at step 8: something else")
     (message,) = messages(tmp_path)
     assert (message["kind"], message["row"], message["step"]) == ("frozen_moved", "body", 8)
 
@@ -518,7 +452,8 @@ def test_moving_statistics_of_a_layer_frozen_by_a_rule_are_an_alarm(tmp_path):
     model.compile(optimizer, "mse")
     drift = kl.WeightDrift(tmp_path)
     said = alarms_of(lambda: fit(model, drift, epochs=1))
-    assert said == ["Layer 'norm (non-trainable)' is frozen and has moved, at step 4."]
+    (text,) = said
+    assert text.startswith("Layer 'norm (non-trainable)' is frozen and has moved, at step 4: its")
     ((about, _),) = vectors(tmp_path)
     assert [row.frozen for row in about.rows] == [False, True, True, False]
 
@@ -530,7 +465,8 @@ def test_a_trainable_layer_that_keeps_still_is_an_alarm_after_the_first_epoch(tm
     model = keras.Model(inputs, outputs)
     model.compile("sgd", "mse")
     said = alarms_of(lambda: fit(model, kl.WeightDrift(tmp_path), epochs=3))
-    assert said == ["Layer 'unused' is trainable and has not moved up to step 4."]
+    (text,) = said
+    assert text.startswith("Layer 'unused' is trainable and has not moved up to step 4: no gradie")
     assert [m["kind"] for m in messages(tmp_path)] == ["trainable_still"]
 
 
@@ -549,10 +485,11 @@ def test_a_weight_that_is_not_finite_is_named_with_its_layer_and_step(tmp_path, 
             fit(model, push, drift, epochs=4)
 
     said = alarms_of(run)
-    text = "12 elements of 'head/kernel' in layer 'head' are not finite, at step 8."
-    assert text in said
-    assert sum("'head/kernel'" in message for message in said) == 1
-    assert text in [m["message"] for m in messages(tmp_path)]
+    (text,) = said
+    # NaN in the head reaches every weight by the gradients of the same epoch.
+    assert text.startswith("4 layers are not finite, at step 8 (24 elements of 'body/kernel' in")
+    assert {m["row"] for m in messages(tmp_path)} == {*drift.history["layers"]}
+    assert {m["message"] for m in messages(tmp_path)} == {text}
     assert drift.history["step"].tolist() == ([4, 8, 12, 16] if what == "warn" else [4, 8])
     head = drift.history["layers"].index("head")
     assert drift.history["nonfinite"][1, head] == 14
@@ -663,18 +600,18 @@ def test_the_model_trains_as_it_would_without(tmp_path):
 
 def test_what_accelerators_compute_is_what_the_processor_does(monkeypatch):
     # The code for weights on an accelerator, run where the tests are.
-    monkeypatch.setattr(reference, "_CHUNK", 100)
+    monkeypatch.setattr(arrays, "_CHUNK", 100)
     random = np.random.default_rng(0)
     weights = [random.normal(3, 1, shape).astype("float32") for shape in [(7, 50), (3,)]]
     others = [w + random.normal(size=w.shape).astype("float32") for w in weights]
     weights[1][0] = np.inf
     tensors = [[keras.ops.convert_to_tensor(a) for a in arrays] for arrays in (weights, others)]
     pairs = list(zip(*tensors, strict=True))
-    found = reference._on_devices(pairs)
-    expected = statistics.Comparison(others).measure(weights)
+    found = devices.measure(pairs)
+    expected = sums.Comparison(others).measure(weights)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-4)
-    assert found[1, statistics.NONFINITE] == 1
-    copied = reference._copied(reference.Piece(pairs[0][0], ())).array
+    assert found[1, sums.NONFINITE] == 1
+    copied = arrays.copied(arrays.Piece(pairs[0][0], ())).array
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(copied), weights[0])
-    placed = reference._placed(reference.Piece(pairs[0][0], ()), others[0]).array
+    placed = arrays.placed(arrays.Piece(pairs[0][0], ()), others[0]).array
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(placed), others[0])

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_layerwise.drift import statistics
+from keras_layerwise.drift import sums
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="asks for JAX's sharded arrays"
@@ -48,7 +48,9 @@ SUMS = """
     from jax.sharding import NamedSharding, PartitionSpec
     index, count, port = map(int, sys.argv[1:])
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
-    from keras_layerwise.drift.reference import Reference, Watched, is_chief
+    from keras_layerwise.backend.arrays import Watched
+    from keras_layerwise.backend.processes import is_chief
+    from keras_layerwise.drift.reference import Reference
     mesh = jax.make_mesh((len(jax.devices()),), ("model",))
     def variable(values, *axes):
         array = jax.make_array_from_callback(
@@ -101,7 +103,7 @@ def test_two_processes_add_up_their_shards_and_one_writes():
         port = free.getsockname()[1]
     first, second = map(result, [run(SUMS, index, 2, port, devices=2) for index in range(2)])
     values = np.arange(24, dtype=np.float32).reshape(4, 6)
-    expected = statistics.Comparison([values + 1, values[0] * 2]).measure([values, values[0]])
+    expected = sums.Comparison([values + 1, values[0] * 2]).measure([values, values[0]])
     for found in (first, second):
         np.testing.assert_allclose(found["sums"], expected, rtol=1e-6)
         assert not found["whole"]

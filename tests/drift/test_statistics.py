@@ -4,47 +4,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
-from keras_layerwise.drift import statistics
-from keras_layerwise.storage.schema import STATISTICS
+from keras_layerwise.drift import statistics, sums
+from keras_layerwise.drift.statistics import STATISTICS, DriftSums, Statistic
+from tests.shared.drift import by_definition
 
 DTYPES = [np.float32, np.float64, np.float16, bfloat16, np.int8, np.int64]
 
 
-def by_definition(w, r, previous=None):
-    """The formulas of DESIGN, in float64, for one concatenated layer."""
-    w, r = w.astype(np.float64), r.astype(np.float64)
-    norm, norm_r = np.sqrt((w * w).sum()), np.sqrt((r * r).sum())
-    distance = np.sqrt(((w - r) ** 2).sum())
-    found = {
-        "l2": distance,
-        "relative_l2": distance / norm_r if norm_r else np.nan,
-        "cosine": (w * r).sum() / (norm * norm_r) if norm and norm_r else np.nan,
-        "mean_shift": (w - r).mean(),
-        "std_shift": w.std() - r.std(),
-        "max_abs": np.abs(w - r).max(),
-        "norm": norm,
-        "nonfinite": (~np.isfinite(w)).sum(),
-    }
-    if previous is not None:
-        p = previous.astype(np.float64)
-        size = np.sqrt((p * p).sum())
-        found["update_ratio"] = np.sqrt(((w - p) ** 2).sum()) / size if size else np.nan
-    return found
-
-
-def measured(weights, references, previous=None, groups=None):
+def measured(weights, references, previous=None, groups=None, steps=1):
     groups = np.arange(len(weights)) if groups is None else np.array(groups)
     count = groups.max() + 1
 
     def rows(a, b):
-        return statistics.merge(statistics.Comparison(b).measure(a), groups, count)
+        return sums.merge(sums.Comparison(b).measure(a), groups, count)
 
     updates = None
     if previous is not None:
-        updates = (rows(weights, previous), rows(previous, previous))
-    names = STATISTICS if previous is not None else [n for n in STATISTICS if n != "update_ratio"]
-    own = rows(references, references)
-    return statistics.statistics(rows(weights, references), own, names, updates)
+        updates = DriftSums(rows(weights, previous), rows(previous, previous))
+    names = STATISTICS if previous is not None else statistics.DEFAULT
+    found = DriftSums(rows(weights, references), rows(references, references), updates, steps)
+    return statistics.compute([STATISTICS[name] for name in names], found)
 
 
 def assert_same(found, expected, row=0, rtol=1e-5, atol=1e-12):
@@ -61,7 +40,7 @@ def test_every_statistic_is_its_formula_whatever_the_size_and_dtype(size, dtype)
     r = (20 * random.normal(size=size) + 1).astype(dtype)
     w = (r.astype(np.float64) + 9 + random.normal(size=size)).astype(dtype)
     p = (r.astype(np.float64) + 8).astype(dtype)
-    assert_same(measured([w], [r], [p]), by_definition(w, r, p))
+    assert_same(measured([w], [r], [p], steps=5), by_definition(w, r, p, steps=5))
 
 
 def test_a_layer_is_the_concatenation_of_its_weights():
@@ -169,7 +148,62 @@ def test_the_same_values_give_the_same_sums_to_the_last_bit():
     w = [random.normal(size=n).astype(np.float32) for n in (10, 3000, 500_000)]
     r = [a + np.float32(0.1) for a in w]
     first, again = (
-        statistics.Comparison(r).measure(w),
-        statistics.Comparison(r).measure([a.copy() for a in w]),
+        sums.Comparison(r).measure(w),
+        sums.Comparison(r).measure([a.copy() for a in w]),
     )
     assert (first == again).all()
+
+
+class TestOwnStatistic:
+    def test_it_is_computed_from_the_same_sums(self):
+        random = np.random.default_rng(4)
+        r = random.normal(1, 2, 5000).astype(np.float32)
+        w, p = r + np.float32(0.5), r + np.float32(0.25)
+        found = DriftSums(
+            sums.Comparison([r]).measure([w]),
+            sums.Comparison([r]).measure([r]),
+            DriftSums(sums.Comparison([p]).measure([w]), sums.Comparison([p]).measure([p])),
+            steps=4,
+        )
+        exact = {
+            "count": 5000,
+            "distance": np.sqrt(5000) / 2,
+            "shift": 2500,
+            "square": 1250,
+            "largest": 0.5,
+            "norm": np.linalg.norm(w.astype("f8")),
+            "reference_norm": np.linalg.norm(r.astype("f8")),
+            "mean": w.mean(dtype="f8"),
+            "reference_mean": r.mean(dtype="f8"),
+            "std": w.std(dtype="f8"),
+            "reference_std": r.std(dtype="f8"),
+            "dot": w.astype("f8") @ r.astype("f8"),
+            "nonfinite": 0,
+        }
+        for name, value in exact.items():
+            own = Statistic("own", "", "1", lambda s, name=name: getattr(s, name))
+            np.testing.assert_allclose(own.of(found), [value], rtol=1e-5, err_msg=name)
+        rate = Statistic("rate", "", "1", lambda s: s.previous.distance / s.steps)
+        np.testing.assert_allclose(rate.of(found), [np.sqrt(5000) / 16], rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("a b", "", "1", lambda s: s.count), "received 'a b'"),
+            (("a", "", "1", lambda s: s.count, "up"), "received 'up'"),
+            (("a", "", "1", lambda s: s.count.sum()), r"shape \(2,\) and returned \(\)"),
+        ],
+    )
+    def test_what_it_can_not_be_is_said_when_it_is_made(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            Statistic(*arguments)
+
+    def test_its_function_fails_when_it_is_made_and_not_in_the_training(self):
+        with pytest.raises(AttributeError, match="spread"):
+            Statistic("own", "", "1", lambda s: s.spread)
+
+    def test_two_of_one_name_are_an_error(self):
+        own = Statistic("l2", "", "1", lambda s: s.count)
+        for asked in [[own], ["l2", own]]:
+            with pytest.raises(ValueError, match="'l2'"):
+                statistics.chosen(asked)

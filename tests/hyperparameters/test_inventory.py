@@ -12,7 +12,7 @@ import keras_layerwise as kl
 from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
 from keras_layerwise.hyperparameters.runtime import NEVER_SET, UNKNOWN
-from keras_layerwise.storage.record import fingerprint, flat, plain
+from keras_layerwise.storage.values import fingerprint, flat, plain
 
 x = np.ones((20, 4), "float32")
 y = np.ones((20, 1), "float32")

@@ -15,17 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_layerwise.storage.record import (
-    ABSENT,
     GROUPS,
-    Difference,
     Record,
     RecordError,
-    fingerprint,
-    flat,
     load_record,
-    plain,
     save_record,
 )
+from keras_layerwise.storage.values import ABSENT, Difference, fingerprint, flat, plain
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values = st.recursive(

@@ -19,9 +19,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from keras_layerwise.storage import schema
+from keras_layerwise.storage.reading import merge_rows
 from keras_layerwise.tab import tables
 from keras_layerwise.tab.columns import Records, join
-from keras_layerwise.tab.naming import merge_rows
 from keras_layerwise.tab.plugin import LayerwiseLoader
 from tests.shared import tab_browser
 from tests.shared.tab_logs import (

@@ -1,0 +1,262 @@
+"""What `WeightDrift` makes of its records: event files and sinks, tables, pictures."""
+
+import html
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_layerwise.drift.alarms import Alarm, Group, spoken
+from keras_layerwise.drift.statistics import Statistic, Values
+from keras_layerwise.drift.tracker import STATE, DriftRecord, Tracker
+from keras_layerwise.storage import charts, schema
+from keras_layerwise.storage.events import EventWriter
+from keras_layerwise.storage.schema import Facts, Row, Series
+from keras_layerwise.storage.sinks import Sink, Sinks
+from keras_layerwise.tables import render
+
+MOST_ROWS = 60
+"""More rows than these are shown by part of the outline, where the model has one."""
+
+_TOGETHER = ("l2", "relative_l2", "cosine")
+WHOLE = "(model)"
+
+
+class Output:
+    """Writes records to the event file and to every sink.
+
+    Args:
+        writer: the event file.
+        sinks: who else gets everything.
+        statistics: what the records hold.
+        scalars: ``"model"``, ``"all"`` or ``"none"``, as for `WeightDrift`.
+        about: what the weights are compared with, in words.
+    """
+
+    def __init__(
+        self,
+        writer: EventWriter,
+        sinks: Sequence[Sink],
+        statistics: Sequence[Statistic],
+        scalars: str,
+    ) -> None:
+        self._writer = writer
+        self._sinks = Sinks([writer, *sinks])
+        self._statistics = statistics
+        self._facts = {s.name: Facts(s.name, s.formula, s.unit, s.reads) for s in statistics}
+        self._scalars = scalars
+        self._rows: tuple[Group, ...] = ()
+        self._headers: list[tuple[Series, str]] = []
+
+    @property
+    def lost(self) -> int:
+        """Number of records that could not be written to the event file."""
+        return self._writer.lost
+
+    def write(self, record: DriftRecord, about: str) -> None:
+        """One record: vectors of rows and of blocks, what is frozen, and scalars."""
+        items: list[tuple[Series, str, npt.ArrayLike]] = []
+        if record.rows is not self._rows:  # others than before, or frozen otherwise
+            self._rows = record.rows
+            rows = tuple(map(_row, record.rows))
+            blocks = (*map(_row, record.blocks), _whole(record))
+            self._headers = [
+                (Series("drift", rows, name, about, facts), schema.drift_tag(name, rows))
+                for name, facts in self._facts.items()
+            ] + [
+                (Series("blocks", blocks, None, about, facts), schema.blocks_tag(name, blocks))
+                for name, facts in self._facts.items()
+            ]
+            states = [float(row.frozen) for row in rows]
+            items.append((Series("frozen", rows), schema.frozen_tag(rows), states))
+        values = [
+            *(record.values[name] for name in self._facts),
+            *(np.append(record.by_block[name], record.whole[name]) for name in self._facts),
+        ]
+        items += [
+            (series, tag, found) for (series, tag), found in zip(self._headers, values, strict=True)
+        ]
+        self._sinks.vectors(items, record.step)
+        self._sinks.scalars(self._numbers(record), record.step, f"Against {about}.")
+
+    def _numbers(self, record: DriftRecord) -> dict[str, float]:
+        if self._scalars == "none":
+            return {}
+        found = {f"drift/{n}": record.whole[n] for n in _TOGETHER if n in record.whole}
+        if self._scalars == "all":
+            rows, values = shown(record)
+            for name in self._facts:
+                for row, value in zip(rows, values[name], strict=True):
+                    found[charts.tag(name, row.name)] = float(value)
+        return {tag: value for tag, value in found.items() if not np.isnan(value)}
+
+    def metrics(self, found: Mapping[str, float], step: int) -> None:
+        """Metrics of the user's choice, beside the drift at the same step."""
+        self._sinks.scalars(found, step, "Beside the drift at the same step.")
+
+    def alarms(self, alarms: Sequence[Alarm], step: int) -> None:
+        """Alarms, for the tab and as text."""
+        messages = [
+            schema.alarm(alarm.kind, row, step, alarm.message)
+            for alarm in alarms
+            for row in alarm.rows
+        ]
+        self._sinks.messages(Series("alarms"), schema.ALARMS, messages, step)
+        self._sinks.text("drift/alarms", "\n".join(f"* {a.message}" for a in alarms), step)
+
+    def heatmap(self, records: Sequence[DriftRecord], statistic: str, about: str) -> None:
+        """One statistic of all records as an image, with its legend."""
+        step = records[-1].step
+        names, table = over_time(records, statistic)
+        picture, wide, tall = charts.heatmap(table.T)
+        self._sinks.image(f"drift/{statistic}/heatmap", picture, wide, tall, step)
+        steps = [record.step for record in records]
+        history = {"step": steps, "layers": names, statistic: table}
+        self._sinks.text("drift/heatmap_rows", charts.legend(history, statistic, about), step)
+
+    def layout(self, record: DriftRecord) -> None:
+        """Charts of each row under "Custom scalars", where the rows' scalars are written."""
+        if self._scalars == "all":
+            names = [row.name for row in shown(record)[0]]
+            self._writer.summary(charts.layout(list(self._facts), names), record.step)
+
+    def histograms(self, tracker: Tracker, step: int) -> None:
+        """The distribution of w - w₀ of each row."""
+        view = tracker.view
+        for i, row in enumerate(view.rows):
+            members = np.flatnonzero(view.groups == i).tolist()
+            parts = [tracker.reference.difference(view.watched, k) for k in members]
+            self._writer.histogram(f"drift/difference/{row.name}", np.concatenate(parts), step)
+
+    def close(self) -> None:
+        """Closes the event file and the sinks."""
+        self._sinks.close()
+
+
+def shown(record: DriftRecord) -> tuple[tuple[Group, ...], dict[str, Values]]:
+    """The rows that people are shown, and their values: layers, or parts of many layers."""
+    if len(record.rows) > MOST_ROWS and record.blocks:
+        return record.blocks, record.by_block
+    return record.rows, record.values
+
+
+def history(records: Sequence[DriftRecord], statistics: Sequence[Statistic]) -> dict[str, Any]:
+    """``step`` [n], ``layers`` (names), and [n, layers] per statistic."""
+    found: dict[str, Any] = {"step": np.array([record.step for record in records], np.int64)}
+    found["layers"], place = _places([record.rows for record in records])
+    for statistic in statistics:
+        values = [record.values[statistic.name] for record in records]
+        found[statistic.name] = _table(values, place, len(found["layers"]))
+    return found
+
+
+def over_time(
+    records: Sequence[DriftRecord], statistic: str, by_block: bool | None = None
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Names and [records, rows] of one statistic, by part where `shown` does so."""
+    if by_block is None:
+        by_block = shown(records[-1])[0] is records[-1].blocks
+    groups = [record.blocks if by_block else record.rows for record in records]
+    values = [(r.by_block if by_block else r.values)[statistic] for r in records]
+    names, place = _places(groups)
+    return names, _table(values, place, len(names))
+
+
+def _places(
+    groups: Sequence[tuple[Group, ...]],
+) -> tuple[list[str], list[npt.NDArray[np.intp]]]:
+    """All names in order, and for each record the columns of its rows."""
+    column: dict[str, int] = {}
+    places: list[npt.NDArray[np.intp]] = []
+    before: list[str] = []
+    for rows in groups:
+        names = [row.name for row in rows]
+        if not places or names != before:
+            for name in names:
+                column.setdefault(name, len(column))
+            places.append(np.array([column[name] for name in names], np.intp))
+            before = names
+        else:
+            places.append(places[-1])
+    return list(column), places
+
+
+def _table(
+    values: Sequence[Values], places: Sequence[npt.NDArray[np.intp]], columns: int
+) -> npt.NDArray[np.float64]:
+    table = np.full((len(values), columns), np.nan)
+    for line, found, place in zip(table, values, places, strict=True):
+        line[place] = found
+    return table
+
+
+def summary(record: DriftRecord, statistics: Sequence[Statistic], about: str) -> str:
+    """The record as a table for the console."""
+    title, columns, cells = _cells(record, statistics, about)
+    return render(title, columns, cells)
+
+
+def summary_html(record: DriftRecord, statistics: Sequence[Statistic], about: str) -> str:
+    """The record as a table for a notebook."""
+    title, columns, cells = _cells(record, statistics, about)
+
+    def line(kind: str, texts: Sequence[str]) -> str:
+        styled = [
+            f'<{kind} style="text-align:{"right" if column.startswith("#") else "left"}">'
+            f"{html.escape(text)}</{kind}>"
+            for column, text in zip(columns, texts, strict=True)
+        ]
+        return f"<tr>{''.join(styled)}</tr>"
+
+    head = line("th", [column.removeprefix("#") for column in columns])
+    body = "".join(line("td", list(map(str, row))) for row in cells)
+    return (
+        f"<table><caption>{html.escape(title)}</caption><thead>{head}</thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _cells(
+    record: DriftRecord, statistics: Sequence[Statistic], about: str
+) -> tuple[str, list[str], list[list[str]]]:
+    rows, values = shown(record)
+    by_block = rows is record.blocks
+    names = [statistic.name for statistic in statistics]
+    cells = [
+        [label(row) if by_block else row.name, _state(row), f"{row.parameters:,}"]
+        + [f"{values[name][i]:.6g}" for name in names]
+        for i, row in enumerate(rows)
+    ]
+    title = f"Drift from {about}, at step {record.step}"
+    if by_block:
+        title += f": {len(record.rows)} rows by part of the network"
+    columns = ["Part" if by_block else "Layer", "Weights", "#Parameters"]
+    return title, [*columns, *(f"#{name}" for name in names)], cells
+
+
+def label(block: Group) -> str:
+    """A part as one says it: ``block 3 (block_4)``, its state marked."""
+    spoken_part = spoken(block.part) if block.part else block.name.removesuffix(STATE)
+    return spoken_part.removeprefix("the ") + ("" if block.trainable else STATE)
+
+
+def _state(row: Group) -> str:
+    kind = "trainable" if row.trainable else "non-trainable"
+    return f"{kind}, frozen" if row.frozen else kind
+
+
+def _row(group: Group) -> Row:
+    return Row(group.name, group.trainable, group.frozen, group.parameters, group.part)
+
+
+def _whole(record: DriftRecord) -> Row:
+    trained = [row for row in record.rows if row.trainable] or list(record.rows)
+    frozen = all(row.frozen for row in trained)
+    return Row(WHOLE, trained[0].trainable, frozen, sum(row.parameters for row in trained))
+
+
+def warn(message: str) -> None:
+    """A warning from the callback, as the line that called it."""
+    warnings.warn(message, stacklevel=3)

@@ -1,0 +1,125 @@
+"""Where a reference comes from: a stored one, a file, another model, arrays."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_layerwise.backend import arrays
+from keras_layerwise.backend.arrays import Watched
+from keras_layerwise.drift.reference import Reference
+from keras_layerwise.model.structure import Site, sites
+
+
+def load(path: Path, watched: Sequence[Site]) -> tuple[Reference, str]:
+    """Reads what `Reference.save` wrote, for the weights in `watched`.
+
+    Returns:
+        The reference, and what it is in words.
+
+    Raises:
+        ValueError: where it can not be read, lacks a weight or has another shape for one.
+    """
+    advice = f"Remove {path} to begin again from the present weights, or use another log_dir."
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no stored reference, or half of one. {advice}")
+    with np.load(path, allow_pickle=False) as archive:
+        header = json.loads(archive["header.json"])
+        positions = {name: i for i, name in enumerate(header["paths"])}
+        values = []
+        for site in watched:
+            if site.path not in positions:
+                raise ValueError(
+                    f"The stored reference {path} has no weight {site.path!r} of shape "
+                    f"{tuple(site.weight.shape)}. {advice}"
+                )
+            i = positions[site.path]
+            value = archive[f"{i}"]
+            if header["dtypes"][i] == "bfloat16":
+                value = value.view(arrays.BFLOAT16)
+            _check_shape(site, value, str(path), advice)
+            values.append(value)
+    return Reference.of(Watched([site.weight for site in watched]), values), header["about"]
+
+
+def of_arrays(values: Sequence[Any], chosen: Sequence[Site], every: Sequence[Site]) -> Reference:
+    """A reference from arrays: one for each chosen weight, or one for each of the model's.
+
+    Raises:
+        ValueError: for another number of arrays, or one of another shape.
+    """
+    if len(values) not in (len(chosen), len(every)):
+        raise ValueError(
+            f"The reference has {len(values)} arrays; the {len(chosen)} watched weights are "
+            f"{[(site.path, tuple(site.weight.shape)) for site in chosen[:20]]}"
+            f"{'...' if len(chosen) > 20 else ''}. Pass one array for each."
+        )
+    if len(values) != len(chosen):
+        position = {id(site.weight): i for i, site in enumerate(every)}
+        values = [values[position[id(site.weight)]] for site in chosen]
+    found = [arrays.host(getattr(value, "value", value)) for value in values]
+    for site, array in zip(chosen, found, strict=True):
+        _check_shape(site, array, "The given reference", "Pass one array for each weight in order.")
+    return Reference.of(Watched([site.weight for site in chosen]), found)
+
+
+def of_model(other: Any, chosen: Sequence[Site], every: Sequence[Site]) -> Reference:
+    """A reference from the weights of another model, in its order.
+
+    Raises:
+        ValueError: as `of_arrays`.
+    """
+    return of_arrays([site.weight for site in sites(other)], chosen, every)
+
+
+def of_file(path: Path, model: Any, chosen: Sequence[Site], every: Sequence[Site]) -> Reference:
+    """A reference from a ``.keras`` model or the model's own ``.weights.h5``.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file does not fit the model.
+    """
+    if not path.name.endswith((".weights.h5", ".keras")):
+        raise ValueError(
+            f"A reference file is a .weights.h5 or .keras file; received {str(path)!r}."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no reference file {str(path)!r}.")
+    if path.suffix == ".keras":
+        return of_model(keras.saving.load_model(path, compile=False), chosen, every)
+    return _of_weights_file(path, model, chosen)
+
+
+def _of_weights_file(path: Path, model: Any, chosen: Sequence[Site]) -> Reference:
+    """Loads the file into the model, and puts the model's own values back.
+
+    The model alone knows how its layers store what they hold.
+    """
+    wanted = {id(site.weight): i for i, site in enumerate(chosen)}
+    values: list[Any] = [None] * len(chosen)
+    variables = list(model.variables)
+    before: list[Any] = [np.array(arrays.host(variable.value)) for variable in variables]
+    try:
+        model.load_weights(path, objects_to_skip=[model.optimizer])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"The reference {path} does not fit the model: {error}") from error
+    finally:
+        for i, variable in enumerate(variables):
+            if id(variable) in wanted:
+                values[wanted[id(variable)]] = np.array(arrays.host(variable.value))
+            variable.assign(before[i])
+            before[i] = None  # one copy at a time
+    return Reference.of(Watched([site.weight for site in chosen]), values)
+
+
+def _check_shape(site: Site, array: Any, source: str, advice: str) -> None:
+    expected = tuple(site.weight.shape)
+    if tuple(array.shape) != expected:
+        raise ValueError(
+            f"{source} has the shape {tuple(array.shape)} for the weight {site.path!r}, whose "
+            f"shape is {expected}. {advice}"
+        )

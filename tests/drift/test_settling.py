@@ -1,0 +1,68 @@
+"""The rule of AutoFreeze against its published one."""
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from keras_layerwise.drift.settling import first_unsettled, pays
+
+
+def published(sums, percentile):
+    """The decisions of AutoFreeze's freeze_intermediate_e2e_lr.py, written from its description.
+
+    ``sums`` are the L1 norms of each layer's summed gradients, an interval a row.
+    """
+    start, previous, decisions = 0, None, []
+    for current in sums:
+        if previous is not None:
+            ratios = np.zeros(len(current))
+            moving = current > 0
+            ratios[moving] = np.abs(previous - current)[moving] / previous[moving]
+            threshold = np.percentile(ratios[start:], percentile)
+            start = int(np.flatnonzero(ratios >= threshold)[0])
+        decisions.append(start)
+        previous = current
+    return decisions
+
+
+def recorded(seed, layers=12, intervals=10):
+    """Sums that fall as layers converge, the lower ones first, as in the paper's figure."""
+    rng = np.random.default_rng(seed)
+    speed = np.linspace(1.5, 0.2, layers)
+    times = np.arange(intervals)[:, None]
+    return 5.0 * np.exp(-speed * times / 3) + rng.uniform(0.5, 1.5, (intervals, layers))
+
+
+@pytest.mark.parametrize("percentile", [30, 50, 75])
+@pytest.mark.parametrize("seed", range(4))
+def test_it_decides_step_by_step_as_the_published_code(seed, percentile):
+    sums = recorded(seed)
+    start, decisions = 0, [0]
+    for i in range(1, len(sums)):
+        # A frozen layer has no gradients.
+        sums[i, :start] = 0.0
+        start = first_unsettled(sums[i - 1], sums[i], start, percentile)
+        decisions.append(start)
+    assert decisions == published(sums, percentile)
+    assert decisions[-1] > 0
+
+
+@hypothesis.given(st.data())
+def test_what_is_frozen_stays_frozen_and_one_block_is_left(data):
+    count = data.draw(st.integers(1, 12))
+    numbers = st.lists(st.floats(0, 1e6), min_size=count, max_size=count)
+    start = data.draw(st.integers(0, count - 1))
+    found = first_unsettled(
+        data.draw(numbers), data.draw(numbers), start, data.draw(st.floats(0, 100))
+    )
+    assert start <= found < count
+
+
+def test_a_block_that_begins_to_move_has_not_settled():
+    assert first_unsettled([0.0, 1.0, 1.0], [1.0, 1.0, 1.0]) == 0
+
+
+def test_a_trace_is_earned_back_or_not_made():
+    assert pays(101, 100)
+    assert not pays(100, 100)
