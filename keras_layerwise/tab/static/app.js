@@ -4,7 +4,7 @@ import { alarmsOf, showAlarms } from "./alarms.js";
 import { colourAt, theme } from "./charts.js";
 import { choices, keep, listOf, takeAddress, toggled } from "./choices.js";
 import { showComparison, showForgetting, showLines, showRates, showRatios, showRecords, showSweep } from "./cards.js";
-import { fetchMatrices, fetchRecords, fetchRuns } from "./data.js";
+import { beat, fetchMatrices, fetchRecords, fetchRuns } from "./data.js";
 import { byId } from "./dom.js";
 import { drawnPicture, hideTooltip, onZoomed, openAll, showDrift, showTables } from "./drift.js";
 import { columnsFor } from "./heatmap.js";
@@ -12,12 +12,13 @@ import { DISTANCES, heldStates } from "./held.js";
 import { listen, onAddress, onTheme, readChoices, tensorBoardFilter } from "./host.js";
 import { marksOf } from "./marks.js";
 import { saveChart, saveHeatmap } from "./pictures.js";
-import { STATISTICS, kindOf } from "./scale.js";
+import { LABELS, kindOf } from "./scale.js";
 import { FIELDS, RADIOS, showControls, showKey, showRuns } from "./side.js";
 import { matcher } from "./text.js";
 import { treeOf } from "./tree.js";
 
 const RUNS_AT_FIRST = 6; // more pictures than this are asked for, not shown unasked
+const HEARTBEAT = 10_000; // milliseconds
 const IDLE = 400; // milliseconds at rest before every record is read
 
 let runs = null; // until the first answer
@@ -40,7 +41,7 @@ const listedRuns = () => runs.filter((run) => matcher(choices.runfilter)(run.nam
 
 function statistics(chosen) {
   const logged = new Set(chosen.flatMap((run) => run.statistics));
-  const known = Object.keys(STATISTICS).filter((name) => logged.has(name));
+  const known = Object.keys(LABELS).filter((name) => logged.has(name));
   const own = [...logged].filter((name) => !known.includes(name));
   return [...known, ...own, ...(chosen.some((run) => run.stamps.rates) ? ["rates"] : [])];
 }
@@ -82,9 +83,6 @@ function sideOf(chosen, records) {
   });
 }
 
-// Rates are of weights, the tree is of layers: each layer takes the largest of its weights.
-const matrixRuns = (chosen, topic) => chosen.filter((run) => run.stamps[topic]);
-
 async function refresh() {
   if (!runs) return;
   const mine = ++turn;
@@ -102,7 +100,8 @@ async function refresh() {
   showAlarms(chosen.map((run) => ({ run, marks: marks(run) })), showLayer);
   const problems = chosen.flatMap((run) => run.problems.map((text) => `${run.name}: ${text}`));
   const asked = fetchRecords(chosen).catch((error) => ({ records: {}, problems: {}, same: 0, failed: error.message }));
-  const shared = { chosen, kind, statistic: current, look, colourOf, stale, choose, pickLayer, library, tree: treeOf(chosen) };
+  const columns = columnsFor(byId("heatmap").clientWidth || byId("drift-card").clientWidth, chosen.length);
+  const shared = { chosen, columns, kind, statistic: current, look, colourOf, stale, choose, pickLayer, library, tree: treeOf(chosen) };
   if (current) await showPictures(shared, problems);
   else showProblems(problems);
   const answer = await asked;
@@ -130,9 +129,8 @@ function showEmpty(chosen, current) {
 
 // A quick first view, then every record; what is already whole is drawn once.
 async function showPictures(shared, problems) {
-  const { chosen, statistic: current, stale, tree } = shared;
-  const logged = matrixRuns(chosen, current);
-  const columns = columnsFor(byId("heatmap").clientWidth || byId("drift-card").clientWidth, logged.length);
+  const { chosen, columns, statistic: current, stale, tree } = shared;
+  const logged = chosen.filter((run) => run.stamps[current]);
   for (const quick of [true, false]) {
     if (!quick) await new Promise((resolve) => setTimeout(resolve, IDLE));
     if (stale()) return;
@@ -151,11 +149,12 @@ async function showPictures(shared, problems) {
     showProblems([...problems, ...answers.filter(({ error }) => error).map(({ run, error }) => `${run.name}: ${error}`)]);
     await library;
     if (stale()) return;
-    await showLines({ ...shared, panels, columns });
+    await showLines({ ...shared, panels });
     if (whole) return;
   }
 }
 
+// Rates are of weights, the tree is of layers: each layer takes the largest of its weights.
 function ratesByLayer(panel, current) {
   if (current !== "rates") return panel;
   const { matrix } = panel;
@@ -185,23 +184,36 @@ async function distancesOf(found, current, columns) {
 
 // Events ---------------------------------------------------------------------
 
+function showDown(error) {
+  const since = answered ? `What is shown was read at ${answered.toLocaleTimeString()}.` : "";
+  byId("down").textContent = `⚡ TensorBoard does not answer (${error.message}). ${since} The page asks again by itself.`;
+  byId("down").hidden = false;
+  byId("loading").hidden = true;
+}
+
 async function load() {
   try {
     const found = await fetchRuns();
     answered = new Date();
     byId("down").hidden = true;
-    document.body.dataset.server = "up";
     if (JSON.stringify(found) === JSON.stringify(runs)) return;
     runs = found;
   } catch (error) {
-    const since = answered ? `What is shown was read at ${answered.toLocaleTimeString()}.` : "";
-    byId("down").textContent = `⚡ TensorBoard does not answer (${error.message}). ${since} The page asks again when TensorBoard reloads.`;
-    byId("down").hidden = false;
-    byId("loading").hidden = true;
-    document.body.dataset.server = "down";
+    showDown(error);
     return;
   }
   await refresh();
+}
+
+// TensorBoard says nothing of a server that is gone.
+async function watch() {
+  if (document.hidden) return;
+  try {
+    await beat();
+    if (!byId("down").hidden) await load();
+  } catch (error) {
+    showDown(error);
+  }
 }
 
 function soon(action, wait = 150) {
@@ -275,6 +287,7 @@ export async function start(ready) {
     } else keep(); // TensorBoard's own navigation leaves a bare tab name
   });
   await load();
+  setInterval(watch, HEARTBEAT);
   // TensorBoard says both at once when it has reloaded.
   const again = soon(load, 50);
   listen({ "experimental.DataReloaded": again, "experimental.RunsChanged": again });

@@ -102,7 +102,7 @@ export async function showRates({ chosen, records, panels, tree, kind, statistic
   if (moved) drawScatter(byId("scatter"), { panels, rates, tree, kind, look, onPick: pickLayer });
 }
 
-export async function showForgetting({ chosen, tree, look, colourOf, panels, stale, choose }) {
+export async function showForgetting({ chosen, columns, tree, look, colourOf, panels, stale, choose }) {
   const topic = ["l2", "relative_l2"].find((name) => chosen.some((run) => run.stamps[name]));
   const drifted = chosen.filter((run) => run.stamps[topic]);
   const metrics = drifted.length ? await fetchMetrics(drifted).catch(() => []) : [];
@@ -111,7 +111,7 @@ export async function showForgetting({ chosen, tree, look, colourOf, panels, sta
   if (!metrics.length) return;
   const metric = metrics.includes(choices.metric) ? choices.metric : metrics.find((name) => /old/i.test(name)) ?? metrics.find((name) => /val.*acc|acc.*val/i.test(name)) ?? metrics.find((name) => /val/i.test(name)) ?? metrics[0];
   byId("metric").replaceChildren(...metrics.map((name) => el("option", { value: name, selected: name === metric }, visible(name))));
-  const [answers, curves] = await Promise.all([fetchMatrices(drifted, topic, COARSE, true), fetchMetric(drifted, metric)]);
+  const [answers, curves] = await Promise.all([fetchMatrices(drifted, topic, columns, true), fetchMetric(drifted, metric)]);
   if (stale()) return;
   legendOf("forget-legend", drifted, colourOf);
   const runs = answers.filter(({ matrix }) => matrix).map(({ run, matrix }) => ({

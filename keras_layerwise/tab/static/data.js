@@ -18,6 +18,12 @@ async function asked(route, parameters = {}) {
   return response;
 }
 
+// Whether the server is there.
+export async function beat() {
+  const response = await fetch(new URL("page.html", import.meta.url), { method: "HEAD", cache: "no-store" });
+  if (!response.ok) throw new Error(response.statusText);
+}
+
 export async function fetchRuns() {
   return (await (await asked("runs")).json()).runs;
 }

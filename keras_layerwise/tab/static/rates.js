@@ -119,8 +119,10 @@ export function drawRatios(chart, { panels, tree, look }) {
   layout.height = Math.min(640, 90 + 18 * parts.length);
   layout.margin.t = 24;
   layout.shapes = BANDS.map(({ from, to, colour }) => ({ type: "rect", xref: "x", yref: "paper", x0: from, x1: to, y0: 0, y1: 1, fillcolor: colour, line: { width: 0 }, layer: "below" }));
-  layout.annotations = BANDS.map(({ from, to, label }) => ({ x: Math.log10(Math.sqrt(from * to)), y: 1, yref: "paper", yanchor: "bottom", text: label, showarrow: false, font: { size: 11, color: look.soft } }));
-  const every = data.flatMap(({ x }) => x);
-  if (every.length) layout.xaxis.range = [Math.min(-6, Math.log10(Math.min(...every)) - 0.5), Math.max(-1, Math.log10(Math.max(...every)) + 0.5)];
+  const every = data.flatMap(({ x }) => x).map(Math.log10);
+  const range = [Math.min(-6, ...every.map((x) => x - 0.5)), Math.max(-1, ...every.map((x) => x + 0.5))];
+  layout.xaxis.range = range;
+  const middle = ({ from, to }) => (Math.max(Math.log10(from), range[0]) + Math.min(Math.log10(to), range[1])) / 2;
+  layout.annotations = BANDS.map((band) => ({ x: middle(band), y: 1, yref: "paper", yanchor: "bottom", text: band.label, showarrow: false, font: { size: 11, color: look.soft } }));
   window.Plotly.react(chart, data, layout, CONFIG);
 }

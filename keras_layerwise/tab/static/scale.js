@@ -2,24 +2,25 @@
 
 import { brief } from "./dom.js";
 
-export const STATISTICS = {
-  l2: { label: "L2 distance", hint: "‖w − w₀‖₂, in the weight's unit" },
-  relative_l2: { label: "Relative L2 distance", hint: "‖w − w₀‖₂ / ‖w₀‖₂" },
-  cosine: { label: "Cosine", hint: "w·w₀ / (‖w‖‖w₀‖): 1 where the direction is kept", reads: "falling" },
-  mean_shift: { label: "Mean shift", hint: "mean(w − w₀), in the weight's unit", reads: "signed" },
-  std_shift: { label: "Spread shift", hint: "std(w) − std(w₀), in the weight's unit", reads: "signed" },
-  max_abs: { label: "Largest change", hint: "max |w − w₀|, in the weight's unit" },
-  norm: { label: "Norm", hint: "‖w‖₂, in the weight's unit", offset: true },
-  update_ratio: { label: "Update ratio", hint: "‖w_t − w_s‖₂ / (‖w_s‖₂ · (t − s)) since the record before" },
-  nonfinite: { label: "Not finite", hint: "elements that are NaN or infinite" },
-  rates: { label: "Learning rate", hint: "each layer's own rate; 0 where it is frozen" },
+// What a person calls the built-in statistics; formula, unit and how they read come with the log.
+export const LABELS = {
+  l2: "L2 distance",
+  relative_l2: "Relative L2 distance",
+  cosine: "Cosine",
+  mean_shift: "Mean shift",
+  std_shift: "Spread shift",
+  max_abs: "Largest change",
+  norm: "Norm",
+  update_ratio: "Update ratio",
+  nonfinite: "Not finite",
+  rates: "Learning rate",
 };
 
-// What is known of a statistic; one of the user's own says it in its log.
 export function kindOf(name, facts) {
-  const own = facts?.[name];
-  const told = own && { label: own.name, hint: `${own.formula}, in ${own.unit}`, reads: own.reads };
-  return { reads: "rising", label: name, hint: "", ...(STATISTICS[name] ?? told) };
+  const { formula, unit, reads = "rising" } = facts[name] ?? {};
+  const hint = name === "rates" ? "each layer's own rate; 0 where it is frozen" : formula;
+  const measured = unit?.startsWith("of ") ? `in the unit ${unit}` : `in ${unit}`;
+  return { label: LABELS[name] ?? name, hint: unit && unit !== "1" ? `${hint}, ${measured}` : hint, reads, offset: name === "norm" };
 }
 
 // Told apart with every common colour blindness, and evenly perceived.
