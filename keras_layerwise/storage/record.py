@@ -28,6 +28,7 @@ RUNTIME = "runtime"
 GROUPS = ("architecture", "training", "regularization", RUNTIME, "user")
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+DIVERGED = "diverged"
 
 
 class RecordError(ValueError):
@@ -44,21 +45,26 @@ class Record:
 
     Attributes:
         values: the groups.
-        status: ``"running"``, ``"finished"`` or ``"failed"``. A run that was
-            killed stays ``"running"``: nothing could be written any more.
+        status: ``"running"``, ``"finished"``, ``"diverged"`` (it came to its end,
+            with a loss that is no number) or ``"failed"``. A run that was killed
+            stays ``"running"``: nothing could be written any more.
         started: when training began, ISO 8601, UTC.
         ended: when it ended; None while it runs.
+        seen: when it was last alive, of a run that is still ``"running"``.
         fingerprints: SHA-256 of ``hyperparameters``, ``runtime``,
             ``initial_weights`` and, after the end, ``final_weights``.
         layers: names of layers as the record has them to names in the
             process that trained, where the two differ.
-        results: ``final`` and ``best`` value of the loss and each metric.
+        results: ``final`` and ``best`` value of the loss and each metric; what is
+            no number is ``"nan"``, ``"inf"`` or ``"-inf"``.
         timeline: changes of the learning rate, each ``step``, ``old``, ``new``.
         changes: what a recorded callback changed by plan (`GradualUnfreeze`),
             each ``step``, ``key``, ``old``, ``new``.
         overrides: what `override` changed, each ``step``, ``key``, ``old``,
             ``new``; ``step`` is None before the first training.
         violations: what changed otherwise, in the same form.
+        phases: what was changed between two fits of the run: each the ``step``, the
+            ``time`` and ``changes``, each ``key``, ``old``, ``new``.
         resumptions: when and at which step training went on in this directory.
         error: what ended a failed run.
         end_file: the event file that holds the end of the HParams session.
@@ -74,13 +80,15 @@ class Record:
     status: str = RUNNING
     started: str | None = None
     ended: str | None = None
+    seen: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
-    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     timeline: Sequence[Mapping[str, Any]] = field(default_factory=list)
     changes: Sequence[Mapping[str, Any]] = field(default_factory=list)
     overrides: Sequence[Mapping[str, Any]] = field(default_factory=list)
     violations: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    phases: Sequence[Mapping[str, Any]] = field(default_factory=list)
     resumptions: Sequence[Mapping[str, Any]] = field(default_factory=list)
     error: str | None = None
     end_file: str | None = None
