@@ -22,7 +22,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 60.0  # seconds until something is taken to have failed; nothing is timed by it
+PATIENCE = 120.0  # seconds until something is taken to have failed; nothing is timed by it
 DRAWN = "body[data-drawn]"
 STRIP = 10  # pixels of a panel before its first column
 

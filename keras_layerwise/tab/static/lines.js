@@ -70,7 +70,7 @@ export async function drawLines(chart, { panels, layers, kind, logarithmic, axis
   };
   const inner = { w: width - 74, h: height - 66 };
   const data = [];
-  const steps = []; // of each x axis, to place the cursor
+  const span = Math.max(0, ...panels.map(({ matrix }) => (matrix.last.at(-1) ?? 0) - (matrix.first[0] ?? 0)));
   layers.forEach((layer, i) => {
     const number = (j) => (j === 0 ? "" : String(j + 1));
     const [x, y, y2] = [`x${number(i)}`, `y${number(2 * i)}`, `y${number(2 * i + 1)}`];
@@ -114,10 +114,9 @@ export async function drawLines(chart, { panels, layers, kind, logarithmic, axis
         });
       }
     }
-    const last = hasRates ? bottom : middle;
     layout[`xaxis${number(i)}`] = {
       ...grid, domain, anchor: hasRates ? y2 : y, title: label(AXES[axis]), ...(i ? { matches: "x" } : {}),
-      ...(axis === "step" ? { separatethousands: true, tickformat: ",d" } : {}),
+      ...(axis === "step" ? { separatethousands: true, tickformat: ",d", dtick: span < 6 ? 1 : undefined } : {}),
     };
     layout[`yaxis${number(2 * i)}`] = { ...grid, domain: [middle, top].map(clamp), anchor: x, type: logarithmic ? "log" : "linear", nticks: 5, title: i % across ? undefined : label(kind.label) };
     if (hasRates) {
@@ -128,7 +127,6 @@ export async function drawLines(chart, { panels, layers, kind, logarithmic, axis
       text: `<b>${plain(middleCut(visible(layer), Math.floor((inner.w / across - 70) / 7)))}</b>`, hovertext: plain(visible(layer)),
       x: domain[0], y: top, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12 },
     });
-    steps.push({ x: `xaxis${number(i)}`, last });
   });
   await window.Plotly.react(chart, data, layout, CONFIG);
   if (!chart.dataset.wired) {

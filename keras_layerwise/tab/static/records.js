@@ -88,7 +88,7 @@ function fingerprintRows(runs, records) {
   });
 }
 
-const REMARKS = { changes: ", as planned", overrides: ", by override", violations: ", unplanned" };
+const REMARKS = { changes: ", as planned", overrides: ", by override", violations: ", unplanned", phases: ", between two fits" };
 
 const eventLines = (record) =>
   record.events.map(({ kind, step, text }) => `${step === null ? "before training" : `step ${step}`}: ${text}${REMARKS[kind] ?? ""}`);

@@ -130,12 +130,11 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
     box.addEventListener("change", () => on.pair(chosen ? pair.filter((name) => name !== run.name) : [...pair, run.name].slice(-2)));
     const swatch = el("span", { className: "swatch", ariaHidden: "true" });
     swatch.style.background = colourOf(run);
-    const bad = record.problems.length ? el("span", { className: "broken", title: record.problems.join("\n") }, " ⚡") : null;
     return el(
       "tr",
       { className: chosen ? "chosen" : "" },
       el("td", {}, box),
-      el("th", { scope: "row", title: visible(run.name) }, swatch, names.get(run), bad),
+      el("th", { scope: "row", title: visible(run.name) }, swatch, names.get(run)),
       el("td", {}, statusBadge(record)),
       ...columns.map((column) => {
         const value = column.value(record);
@@ -155,7 +154,7 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
     el("caption", {}, `${admitted.length} of ${rows.length} runs; only what differs, what was set before what follows from it`),
     el("thead", {}, el("tr", {}, ...heads), el("tr", { className: "filters" }, ...filters)),
     el("tbody", {}, ...sorted(admitted, columns).map(bodyRow), ...broken.map((run) =>
-      el("tr", {}, el("td", {}), el("th", { scope: "row" }, names.get(run)), el("td", { colSpan: columns.length + 3, className: "alarm" }, `⚡ ${visible(problems[run.name])}`))))
+      el("tr", { className: "broken" }, el("td", {}), el("th", { scope: "row" }, names.get(run)), el("td", { colSpan: columns.length + 3, className: "alarm" }, `⚡ ${visible(problems[run.name])}`))))
   );
   refill(target, [el("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Table of runs" }, table)]);
   return admitted.map(({ run }) => run);
