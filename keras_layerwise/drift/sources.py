@@ -11,7 +11,7 @@ import numpy as np
 from keras_layerwise.backend import arrays
 from keras_layerwise.backend.arrays import Watched
 from keras_layerwise.drift.reference import Reference
-from keras_layerwise.drift.tracker import View
+from keras_layerwise.drift.views import View
 from keras_layerwise.model import selectors
 from keras_layerwise.model.structure import Site, sites
 from keras_layerwise.storage import reference as reference_file
@@ -47,7 +47,7 @@ def find(
     Args:
         asked: what `check` takes.
         model: whose weights are compared.
-        view: what is watched of it, from `tracker.look`.
+        view: what is watched of it, from `views.look`.
         step: of the run, now.
         stored: for ``"initial"``, the reference that the run began with.
 
