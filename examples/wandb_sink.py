@@ -62,6 +62,7 @@ if __name__ == "__main__":
         ]
         model.fit(np.ones((8, 4)), np.ones((8, 2)), epochs=2, verbose=0, callbacks=callbacks)
         assert run.config["user"] == {"seed": 1}
+    wandb.teardown()  # waits until its process has written everything
     (written,) = Path(folder).glob("wandb/offline-run-*/*.wandb")
     content = written.read_bytes()
     assert all(text in content for text in (b"drift/relative_l2/out", b"optimizer_step"))
