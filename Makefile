@@ -10,7 +10,7 @@ PYTEST = -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test properties bench check test-tensorflow test-jax test-torch test-oldest test-wheel format clean
+.PHONY: help demo test properties bench check docs notebook test-tensorflow test-jax test-torch test-oldest test-wheel format clean
 
 help:
 	@echo "make demo          fine-tune on handwritten digits, four ways (about two minutes)"
@@ -20,7 +20,9 @@ help:
 	@echo "make check         ruff and mypy"
 	@echo "make test-BACKEND  the tests on tensorflow, jax or torch"
 	@echo "make test-oldest   the tests on the oldest versions that pyproject.toml admits"
-	@echo "make test-wheel    build the wheel and check it in a clean environment"
+	@echo "make test-wheel    build wheel and sdist, check them, install the wheel in a clean environment for each backend"
+	@echo "make docs          build the documentation into site/"
+	@echo "make notebook      make the guide a notebook and execute it, into build/"
 	@echo "make format        ruff, writing"
 	@echo "make clean         remove the environments and what tests and builds left"
 
@@ -53,20 +55,35 @@ test-torch: .venv-torch/stamp
 test-oldest: .venv-oldest/stamp
 	KERAS_BACKEND=tensorflow .venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning
 
+# Each backend in an environment of its own, in which nothing was before.
 test-wheel: .venv/dev.stamp
-	rm -rf dist .venv-wheel
+	rm -rf dist
 	.venv/bin/python -m build
-	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install -q dist/*.whl
-	.venv-wheel/bin/python .ci/check_wheel.py
+	.venv/bin/twine check --strict dist/*
+	.venv/bin/check-wheel-contents dist/*.whl
+	$(MAKE) test-wheel-tensorflow test-wheel-jax test-wheel-torch
+
+test-wheel-torch: BACKEND = $(TORCH)
+test-wheel-%:
+	$(PYTHON) -m venv --clear .venv-wheel
+	$(if $(BACKEND),.venv-wheel/bin/python -m pip install -q "$(BACKEND)")
+	.venv-wheel/bin/python -m pip install -q "$$(echo dist/*.whl)[$*]"
+	KERAS_BACKEND=$* .venv-wheel/bin/python .ci/check_wheel.py
 	.venv-wheel/bin/keras-layerwise --help
+	rm -rf .venv-wheel
+
+docs: .venv/dev.stamp
+	.venv/bin/mkdocs build --strict
+
+notebook: .venv/dev.stamp
+	.venv/bin/python .ci/notebook.py examples/guide_finetune_pretrained.py build/finetune_pretrained.ipynb
 
 format: .venv/dev.stamp
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-wheel dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-wheel build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # demo.stamp has what the demonstration needs, dev.stamp all that developing does.
 .venv/%.stamp: pyproject.toml

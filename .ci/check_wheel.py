@@ -40,4 +40,22 @@ with tempfile.TemporaryDirectory() as logs:
 if "layerwise" not in plugins:
     sys.exit(f"TensorBoard finds {sorted(plugins)}, and no layerwise")
 
-print(f"keras-layerwise {version}: all {len(keras_layerwise.__all__)} public names import")
+import keras  # noqa: E402 - names above have loaded it, and before that it must not be
+
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+first = model.layers[0]
+optimizer = keras_layerwise.LayerwiseOptimizer("adam", {first: keras_layerwise.Rule(frozen=True)})
+model.compile(optimizer, "mse")
+before = [keras.ops.convert_to_numpy(layer.kernel) for layer in model.layers]
+model.fit(keras.ops.ones((4, 2)), keras.ops.zeros((4, 1)), verbose=0)
+moved = [
+    bool((old != keras.ops.convert_to_numpy(layer.kernel)).any())
+    for old, layer in zip(before, model.layers, strict=True)
+]
+if moved != [False, True]:
+    sys.exit(f"trained with the first of two layers frozen, and moved: {moved}")
+
+names = len(keras_layerwise.__all__)
+print(
+    f"keras-layerwise {version}: all {names} public names import, {keras.backend.backend()} trains"
+)

@@ -28,10 +28,10 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="show the cases and stop")
     parser.add_argument("--seconds", type=float, help="for each case, beyond building it")
     parser.add_argument("--output", type=Path, help=f"folder instead of {RESULTS.name}/")
-    parser.add_argument("--readme", action="store_true", help="only write the README's table")
+    parser.add_argument("--page", action="store_true", help="only write the tables of the docs")
     options = parser.parse_args()
-    if options.readme:
-        return _write_readme()
+    if options.page:
+        return _write_page()
     backend = machine.choose_backend()
     # TensorFlow warns of many traces in one process, which is what is measured.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -105,10 +105,10 @@ def _draw(path: Path) -> None:
     print(path)
 
 
-def _write_readme() -> int:
+def _write_page() -> int:
     records = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    path = machine.ROOT / "README.md"
-    path.write_text(report.readme(path.read_text(), records))
+    path = machine.ROOT / "docs" / "benchmarks.md"
+    path.write_text(report.page(path.read_text(), records))
     return 0
 
 

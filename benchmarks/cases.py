@@ -47,7 +47,7 @@ class Case:
         strict: whether the target is for the end of the interval, not for the median.
         quick: whether ``--quick`` has it.
         slow: whether only ``--all`` has it.
-        headline: whether the README shows it.
+        headline: whether docs/benchmarks.md shows it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The table, the plots and the README's part, from what was measured."""
+"""The table, the plots and the part of the docs, from what was measured."""
 
 import math
 import re
@@ -88,7 +88,7 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def readme(text: str, records: dict[str, dict[str, Any]]) -> str:
+def page(text: str, records: dict[str, dict[str, Any]]) -> str:
     """`text` with the headline figures of all machines between the markers."""
     parts = []
     for record in records.values():
@@ -101,7 +101,7 @@ def readme(text: str, records: dict[str, dict[str, Any]]) -> str:
     body = "\n\n".join(parts)
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"The README has no {BEGIN} and {END}; put both where the table belongs.")
+        raise ValueError(f"The page has no {BEGIN} and {END}; put both where the table belongs.")
     return pattern.sub(lambda _: f"{BEGIN}\n{body}\n{END}", text)
 
 

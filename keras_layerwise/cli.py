@@ -1,20 +1,29 @@
-"""The command ``keras-layerwise``: a run's record, and what differs between two.
+"""The command ``keras-layerwise``: a run, two runs, a sweep, the parts of a saved model.
 
-Starts in a fraction of a second: it reads files, and imports no Keras.
+Starts in a fraction of a second: it reads files, and imports no Keras, except
+for ``outline``, which loads a model.
 """
 
 import argparse
+import contextlib
+import csv
+import importlib
+import io
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from keras_layerwise.storage import schema
+import keras_layerwise
+from keras_layerwise.command import diff, show, sweep
+from keras_layerwise.command.layout import WIDTH, columns, page
 from keras_layerwise.storage.reading import final_drift
-from keras_layerwise.storage.record import RUNNING, Record, RecordError, load_record
-from keras_layerwise.storage.values import NEVER_SET, as_text, flat
+from keras_layerwise.storage.record import RecordError, load_record
+from keras_layerwise.storage.values import flat
 
 SAME, DIFFERENT, NO_RUN = 0, 1, 2
+LINES = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,106 +32,143 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; for ``diff`` 1 where the runs differ; 2 for what is no run.
     """
+    # A console that is not UTF-8 gets escapes for what it can not show.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    options = _parser().parse_args(arguments)
+    try:
+        status, lines = _COMMANDS[options.command](options)
+    except (RecordError, sweep.UnknownKeyError) as error:
+        return _write([f"keras-layerwise: {error}"], NO_RUN, sys.stderr)
+    return _write(lines, status, sys.stdout)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keras-layerwise",
-        description="What a run was configured with, and what became of it.",
+        description="What runs were configured with, and what became of them.",
     )
+    version = f"keras-layerwise {keras_layerwise.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="a run's record and final drift")
-    show.add_argument("runs", metavar="RUN", nargs=1, help="log_dir of the run")
-    diff = commands.add_parser("diff", help="what differs between two runs")
-    diff.add_argument("runs", metavar="RUN", nargs=2, help="log_dir of a run")
-    for command in (show, diff):
-        command.add_argument("--json", action="store_true", help="for programs")
-    options = parser.parse_args(arguments)
-    try:
-        records = [load_record(run) for run in options.runs]
-    except RecordError as error:
-        print(f"keras-layerwise: {error}", file=sys.stderr)
-        return NO_RUN
-    if options.command == "show":
-        return _show(options.runs[0], records[0], options.json)
-    return _diff(options.runs, records, options.json)
+    one = commands.add_parser("show", help="a run's settings, results, drift and alarms")
+    one.add_argument("runs", metavar="RUN", nargs=1, help="log_dir of the run")
+    one.add_argument("--full", action="store_true", help="all that is known, however long")
+    two = commands.add_parser("diff", help="what differs between two runs, causes first")
+    two.add_argument("runs", metavar="RUN", nargs=2, help="log_dir of a run")
+    two.add_argument("--full", action="store_true", help="all differences, however many")
+    many = commands.add_parser("list", help="the runs below a directory, as a table")
+    many.add_argument("directory", metavar="DIR", help="holds the log_dirs of runs")
+    many.add_argument("--sort", metavar="NAME", help="by a result or setting, such as val_loss")
+    many.add_argument("--descending", action="store_true", help="the highest first")
+    many.add_argument(
+        "--where", metavar="NAME=VALUE", action="append", default=[],
+        help="only runs with that setting or result, such as learning_rate=0.001",
+    )  # fmt: skip
+    for command in (one, two, many):
+        form = command.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", help="for programs")
+        form.add_argument("--csv", action="store_true", help="for spreadsheets")
+    outline = commands.add_parser("outline", help="the parts of a saved model; loads Keras")
+    outline.add_argument("file", metavar="FILE.keras", help="a model that was saved")
+    outline.add_argument("--block", help="a pattern that each layer of a block has in its path")
+    return parser
 
 
-def _show(run: str, record: Record, as_json: bool) -> int:
-    drift = final_drift(run)
-    if as_json:
-        _print_json({**record.to_json(), "drift": drift})
-        return SAME
-    from keras_layerwise.tables import render
-
-    state = f"{run}: {record.status}, started {record.started}, ended {record.ended or '-'}"
-    if record.status == RUNNING:
-        state += " (or killed: then no end could be written)"
-    if record.error:
-        state += f"\n{record.error}"
-    print(state)
-    for group in record:
-        rows = [(key, as_text(value)) for key, value in flat(record[group]).items()]
-        if rows:
-            print(render(group, ("Key", "Value"), rows))
-    print(render("fingerprints", ("Of", "SHA-256"), record.fingerprints.items()))
-    for name in ("results", "timeline", "changes", "overrides", "violations"):
-        entries = getattr(record, name)
-        if name == "results":
-            rows = [(key, _number(value)) for key, value in flat(entries).items()]
-            columns: tuple[str, ...] = ("Metric", "#Value")
-        else:
-            columns = ("#Step", "Key", "Old", "New")
-            rows = [
-                (as_text(e["step"]), e.get("key", "learning_rate"), *map(as_text, _pair(e)))
-                for e in entries
-            ]
-        if rows:
-            print(render(name, columns, rows))
-    if drift["layers"]:
-        names = [name for name in schema.STATISTICS if name in drift["layers"][0]]
-        rows = [
-            (entry["name"], *(_number(entry.get(name)) for name in names))
-            for entry in drift["layers"]
-        ]
-        title = f"drift at step {drift['step']}"
-        print(render(title, ("Layer", *(f"#{name}" for name in names)), rows))
-    unset = [name for name, seed in record["runtime"].get("seeds", {}).items() if seed == NEVER_SET]
-    if unset:
-        print(f"This run can not be repeated: no seed was set for {', '.join(unset)}.")
-    return SAME
+def _show(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
+    (run,) = options.runs
+    record, drift = load_record(run), final_drift(run)
+    if options.json:
+        return SAME, [_json({**record.to_json(), "drift": drift})]
+    if options.csv:
+        pairs = {**flat(record.values), **flat({"results": record.results})}
+        return SAME, [_csv(["key", "value"], pairs.items())]
+    if options.full:
+        return SAME, show.everything(run, record, drift)
+    return SAME, page(show.sections(run, record, drift), LINES)
 
 
-def _pair(entry: dict[str, Any]) -> tuple[Any, Any]:
-    return entry["old"], entry["new"]
-
-
-def _diff(runs: Sequence[str], records: Sequence[Record], as_json: bool) -> int:
-    old, new = records
+def _diff(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
+    old, new = records = [load_record(run) for run in options.runs]
     found = old.diff(new)
-    weights = {
-        name: old.fingerprints.get(name) == new.fingerprints.get(name)
-        for name in ("initial_weights", "final_weights")
-        if name in old.fingerprints and name in new.fingerprints
-    }
-    if as_json:
-        _print_json({"differences": [d._asdict() for d in found], "same_weights": weights})
-        return DIFFERENT if found else SAME
-    if found:
-        from keras_layerwise.tables import render
-
-        rows = [(d.key, as_text(d.old), as_text(d.new)) for d in found]
-        print(render(f"{len(found)} keys differ", ("Key", *runs), rows))
-    else:
-        print("The runs were configured the same.")
-    for name, same in weights.items():
-        print(f"{name.replace('_', ' ')}: {'the same' if same else 'different'}")
-    return DIFFERENT if found else SAME
+    status = DIFFERENT if found else SAME
+    if options.json:
+        told = {
+            "differences": [difference._asdict() for difference in found],
+            "unknown": sorted({*old.unknown, *new.unknown}),
+            "same_weights": diff.same_weights(old, new),
+            "results": [record.results for record in records],
+        }
+        return status, [_json(told)]
+    if options.csv:
+        return status, [_csv(["key", "old", "new"], found)]
+    drifts = [final_drift(run) for run in options.runs]
+    sections = diff.sections(options.runs, records, drifts)
+    return status, page(sections, None if options.full else LINES)
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False))
+def _list(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
+    runs, problems = sweep.read(options.directory)
+    _write([f"keras-layerwise: {problem}" for problem in problems], SAME, sys.stderr)
+    if not runs:
+        raise RecordError(f"There is no run in {options.directory!r} that can be read.")
+    asked = [sweep.resolve(runs, options.sort)] if options.sort else []
+    found = sweep.by(runs, options.sort, options.descending) if options.sort else runs
+    for condition in options.where:
+        asked.append(sweep.resolve(runs, condition.partition("=")[0].strip()))
+        found = sweep.where(found, condition) if found else found
+    names, rows = sweep.table(found, asked)
+    if options.json:
+        return SAME, [_json([dict(zip(names, row, strict=True)) for row in rows])]
+    if options.csv:
+        return SAME, [_csv(names, rows)]
+    lines, left = columns(sweep.heads(names), rows, WIDTH)
+    if left:
+        lines.append(f"  .. {left} more columns: --csv or --json")
+    return SAME, [f"{len(found)} of {len(runs)} runs in {options.directory}", *lines]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
+def _outline(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
+    # By name, so that nothing here imports Keras before it is asked for.
+    saving = importlib.import_module("keras.saving")
+    outline = importlib.import_module("keras_layerwise.model.outline").outline
+    try:
+        model = saving.load_model(options.file, compile=False)
+        return SAME, [str(outline(model, options.block))]
+    except Exception as error:  # whatever a file or a layer in it may raise
+        return NO_RUN, [f"keras-layerwise: {options.file!r}: {error}"]
+
+
+_COMMANDS = {"show": _show, "diff": _diff, "list": _list, "outline": _outline}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _csv(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    for row in rows:
+        writer.writerow(
+            [cell if cell is None or isinstance(cell, str) else json.dumps(cell) for cell in row]
+        )
+    return text.getvalue().rstrip("\n")
+
+
+def _write(lines: Iterable[str], status: int, stream: Any) -> int:
+    try:
+        for line in lines:
+            print(line, file=stream)
+        stream.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. What is left in the buffer
+        # would fail once more when the interpreter ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
         heading = rich.markup.escape(column.removeprefix("#"))
         table.add_column(heading, justify=justify, overflow="fold", max_width=60)
     for row in rows:
-        table.add_row(*(rich.markup.escape(_printable(str(cell))) for cell in row))
+        table.add_row(*(rich.markup.escape(printable(str(cell))) for cell in row))
     # As wide as it needs: a figure that is broken over two lines is misread.
     console = rich.console.Console(file=io.StringIO(), width=10_000, no_color=True)
     width = console.measure(table).maximum
@@ -37,8 +37,13 @@ def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     return "\n".join([title, *(line.rstrip() for line in lines)])
 
 
-def _printable(text: str) -> str:
-    """`text` with what would steer the terminal written out."""
+def printable(text: str) -> str:
+    r"""`text` with what would steer the terminal written out.
+
+    Example:
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -118,20 +118,20 @@ def test_what_is_no_ratio_has_a_table_of_its_own():
     assert "| a start | 1.5 s |  |" in written
 
 
-def test_the_readme_gets_the_headlines_between_its_markers():
+def test_the_page_gets_the_headlines_between_its_markers():
     cases = {"a": result(), "b": result(title="a detail", headline=False)}
     record = {"tensorflow": {"machine": ABOUT, "cases": cases}}
     text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    written = report.readme(text, {"cpu": record})
+    written = report.page(text, {"cpu": record})
     assert written.startswith("before\n")
     assert written.endswith("\nafter\n")
     assert "a step" in written
     assert "old" not in written
     assert "a detail" not in written
     assert "GPU are missing" in written
-    assert report.readme(written, {"cpu": record}) == written
+    assert report.page(written, {"cpu": record}) == written
     with pytest.raises(ValueError, match="put both where"):
-        report.readme("no place", {"cpu": record})
+        report.page("no place", {"cpu": record})
 
 
 def test_one_file_for_each_kind_of_machine():

@@ -1,12 +1,16 @@
-"""Each example shows what fails and what holds, and asserts both."""
+"""Examples assert what they claim; every block of code in README and docs runs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import keras
 import pytest
+
+import keras_layerwise
+from keras_layerwise.drift.statistics import STATISTICS
 
 ROOT = Path(__file__).parents[1]
 # The demonstration on digits has options, and a test of its own.
@@ -29,3 +33,44 @@ def test_an_example_holds_what_it_claims(name):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
+
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+BLOCKS = {
+    str(path.relative_to(ROOT)): re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    for path in PAGES
+}
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if blocks])
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    """Its blocks in order, as a reader runs them: later ones use names of earlier ones."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs").mkdir()
+    namespace = {"__name__": "__main__"}
+    for number, block in enumerate(BLOCKS[page], 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), namespace)
+
+
+def test_every_guide_has_code():
+    guides = {page for page in BLOCKS if page.startswith("docs/guides/")}
+    assert guides
+    assert {page for page in guides if not BLOCKS[page]} == set()
+
+
+def test_the_api_has_the_names_of_every_folder_once():
+    text = "".join(path.read_text() for path in ROOT.glob("docs/api/*.md"))
+    shown = re.findall(r"<!-- public names of (.+) -->", text)
+    folders = [folder for line in shown for folder in line.split(", ")]
+    assert len(folders) == len(set(folders))
+    assert {module.partition(".")[0] for module in keras_layerwise._MODULES.values()} <= {*folders}
+
+
+def test_the_docs_table_of_statistics_is_the_code_s():
+    table = (ROOT / "docs" / "runs.md").read_text()
+    rows = [
+        f"| `{found.name}` | {found.formula.replace('|', chr(92) + '|')} | {found.unit} |"
+        for found in STATISTICS.values()
+    ]
+    assert [row for row in rows if row not in table] == []

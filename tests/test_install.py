@@ -1,6 +1,7 @@
 """What is installed, and what is said where a backend is missing."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,8 @@ from pathlib import Path
 import keras
 import pytest
 from packaging.requirements import Requirement
+
+import keras_layerwise
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -65,3 +68,29 @@ def test_nothing_is_installed_without_its_dependencies():
         *ROOT.rglob("docs/*.md"),
     ]:
         assert "--no-deps" not in path.read_text(), path
+
+
+class TestRelease:
+    VERSION = keras_layerwise.__version__
+    SECTIONS = re.findall(r"^## \[(.+?)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+    def test_the_changelog_begins_with_the_version(self):
+        version, date = self.SECTIONS[0]
+        assert version == self.VERSION
+        assert re.fullmatch(r"unreleased|\d{4}-\d\d-\d\d", date)
+        assert "unreleased" not in {date for _, date in self.SECTIONS[1:]}
+
+    def test_the_citation_has_the_version(self):
+        assert f"\nversion: {self.VERSION}\n" in (ROOT / "CITATION.cff").read_text()
+
+    def test_every_minor_release_left_files_that_must_stay_readable(self):
+        minors = {version.rpartition(".")[0] for version, _ in self.SECTIONS}
+        saved = {path.parent.name for path in ROOT.glob("tests/saved/*/expected.json")}
+        assert minors == saved
+
+    def test_every_command_of_the_checklist_exists(self):
+        steps = (ROOT / "CONTRIBUTING.md").read_text().partition("## Releasing")[2]
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        commands = set(re.findall(r"`make ([\w-]+)`", steps))
+        assert commands
+        assert commands <= set(targets)

@@ -7,6 +7,7 @@ imported, attributes when they are read: nothing here turns into None.
 """
 
 import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,7 +103,42 @@ def unlocked(layer: Any) -> Iterator[None]:
         layer._tracker.lock()
 
 
+def own_attributes(layer: Any) -> dict[str, Any]:
+    """Gives the attributes of `layer` that its class sets, without what every layer has.
+
+    Of these only what a class may set differently is among them: the
+    activity regularizer, and whether masks, jit and autocast are supported.
+    """
+    every, shared = _layer_attributes()
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if (name not in every or name in shared) and not name.startswith("_self_")
+    }
+
+
+@functools.cache
+def _layer_attributes() -> tuple[frozenset[str], frozenset[str]]:
+    shared = {
+        "_input_spec",
+        "_supports_masking",
+        "activity_regularizer",
+        "autocast",
+        "supports_jit",
+    }
+    every = vars(keras.layers.Layer())
+    if not shared <= every.keys():
+        raise ImportError(f"Keras {keras.version()} has layers without {shared - every.keys()}.")
+    return frozenset(every), frozenset(shared)
+
+
 # Graphs.
+
+
+def graph_calls(layer: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Lists the arguments of each call of `layer` in a graph, with ``KerasTensor`` in them."""
+    nodes = layer._inbound_nodes
+    return [(tuple(node.arguments.args), dict(node.arguments.kwargs)) for node in nodes]
 
 
 def graph_levels(model: Any) -> list[list[Any]] | None:

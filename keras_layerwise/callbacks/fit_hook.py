@@ -3,17 +3,20 @@
 Keras tells a callback neither what ``fit`` was given nor that training raised
 or was interrupted. Both are known to the caller of ``fit`` only, so ``fit`` is
 wrapped, once and transparently, when this package and Keras are both loaded.
+The wrapper acts for our callbacks and optimizers only, and keeps nothing of a
+``fit`` that has ended.
 """
 
 import functools
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
 from keras_layerwise.backend.processes import has_workers
+from keras_layerwise.callbacks.base import RunCallback
 from keras_layerwise.hyperparameters import fit as given
 
 MULTI_WORKER = (
@@ -23,55 +26,87 @@ MULTI_WORKER = (
 )
 
 _lock = threading.Lock()
+_is_on = False
 
 
 def install() -> None:
-    """Lets every later ``fit`` be described, and its callbacks be told of a failure.
+    """Lets every later ``fit`` be described to our callbacks, and tells them of a failure.
 
-    A callback in `fit`'s list with a method ``on_train_error(error)`` has it
-    called with what ``fit`` raises, interruptions included; then it is raised. What Keras
-    raises under a strategy that its ``fit`` does not work with says so.
+    A `RunCallback` in `fit`'s list has ``on_train_error(error)`` called with what
+    ``fit`` raises, interruptions included; then it is raised. What Keras raises
+    under a strategy that its ``fit`` does not work with says so. Once more is harmless.
     """
+    global _is_on
     with _lock:
-        original = keras.Model.fit
-        if getattr(original, "_keras_layerwise", False):
+        _is_on = True
+        if not _is_ours(keras.Model.fit):
+            keras.Model.fit = _wrapped(keras.Model.fit)
+
+
+def uninstall() -> None:
+    """Takes the wrapper off, or, where others have wrapped it since, out of action.
+
+    Example:
+    >>> uninstall()
+    >>> hasattr(keras.Model.fit, "_keras_layerwise")
+    False
+    >>> install()
+    >>> hasattr(keras.Model.fit, "_keras_layerwise")
+    True
+    """
+    global _is_on
+    with _lock:
+        _is_on = False
+        own = vars(keras.Model).get("fit")
+        if own is None or not _is_ours(own):
             return
-        signature = inspect.signature(original)
+        del keras.Model.fit
+        original = own.__wrapped__
+        if keras.Model.fit is not original:  # it was not inherited
+            keras.Model.fit = original
 
-        @functools.wraps(original)
-        def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                bound = signature.bind(self, *args, **kwargs)
-            except TypeError:
-                return original(self, *args, **kwargs)  # which says what is wrong
-            bound.apply_defaults()
-            callbacks = tuple(_flatten(bound.arguments.get("callbacks")))
-            given.begin(self, bound.arguments, callbacks)
-            try:
-                return original(self, *args, **kwargs)
-            except BaseException as error:
-                for callback in callbacks:
-                    if hasattr(callback, "on_train_error"):
-                        callback.on_train_error(error)
-                if "PerReplica" in str(error) and has_workers(
-                    getattr(self, "distribute_strategy", None)
-                ):
-                    raise RuntimeError(MULTI_WORKER) from error
-                raise
-            finally:
-                given.end(self)
 
-        fit._keras_layerwise = True  # type: ignore[attr-defined]
-        keras.Model.fit = fit
+def _is_ours(fit: Any) -> bool:
+    # functools.wraps copies the mark to what others wrap around it, which is as good.
+    return hasattr(fit, "_keras_layerwise")
+
+
+def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_on:
+            return original(self, *args, **kwargs)
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            return original(self, *args, **kwargs)  # which says what is wrong
+        bound.apply_defaults()
+        callbacks = tuple(_flatten(bound.arguments.get("callbacks")))
+        ours = [callback for callback in callbacks if isinstance(callback, RunCallback)]
+        before = given.begin(self, bound.arguments, callbacks) if ours else None
+        del bound
+        try:
+            return original(self, *args, **kwargs)
+        except BaseException as error:
+            for callback in ours:
+                callback.on_train_error(error)
+            if "PerReplica" in str(error) and has_workers(
+                getattr(self, "distribute_strategy", None)
+            ):
+                raise RuntimeError(MULTI_WORKER) from error
+            raise
+        finally:
+            if ours:
+                given.end(self, before)
+
+    fit._keras_layerwise = True  # type: ignore[attr-defined]
+    return fit
 
 
 def _flatten(callbacks: Any) -> Iterator[Any]:
-    if callbacks is None:
-        return
     if isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = callbacks.callbacks
-    if isinstance(callbacks, (list, tuple)):
-        for callback in callbacks:
-            yield from _flatten(callback)
-    else:
-        yield callbacks
+    if callbacks is not None:
+        yield from keras.tree.flatten(callbacks)

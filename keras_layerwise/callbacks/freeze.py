@@ -1,26 +1,25 @@
-"""The callback that freezes a run's hyperparameters, and watches them."""
+"""The callback that records a run's hyperparameters, and watches them."""
 
-import atexit
 import contextlib
-import fnmatch
 import math
 import os
+import socket
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import keras
-
+from keras_layerwise.backend import internals
 from keras_layerwise.backend.processes import is_chief
-from keras_layerwise.callbacks.unfreeze import GradualUnfreeze
+from keras_layerwise.callbacks import run_record, runs
+from keras_layerwise.callbacks.base import RunCallback
 from keras_layerwise.errors import FrozenHyperparameterError
 from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
-from keras_layerwise.hyperparameters.inventory import inventory, learning_rate
+from keras_layerwise.hyperparameters.inventory import inventory
 from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.override import log_of
 from keras_layerwise.model.selectors import select
@@ -37,10 +36,12 @@ from keras_layerwise.storage.record import (
     load_record,
     save_record,
 )
+from keras_layerwise.storage.run_file import now
+from keras_layerwise.storage.sinks import Sink
 from keras_layerwise.storage.values import (
     ABSENT,
+    UNKNOWN,
     Difference,
-    as_text,
     differences,
     fingerprint,
     flat,
@@ -48,37 +49,45 @@ from keras_layerwise.storage.values import (
 )
 
 _ON_CHANGE = ("raise", "warn", "ignore")
-_RATE = "training/learning_rate"
 _SERIES = schema.Series(kind="record")
 
 
-class FreezeHyperparameters(keras.callbacks.Callback):
+class FreezeHyperparameters(RunCallback):
     """Records what a run is configured with, once, and watches that it stays so.
 
     At the start of training the inventory of the model and its ``fit``, and
-    the user's own values, are written to ``<log_dir>/hyperparameters.json``,
-    as a row of TensorBoard's HParams dashboard and as a table of its text
-    dashboard. At every epoch and at the end everything is read again.
+    the user's own values, are written to ``hyperparameters.json`` in the run's
+    `directory`, as a row of TensorBoard's HParams dashboard and as a table of
+    its text dashboard. At every epoch and at the end everything is read again.
+
+    A run is one training, over as many ``fit`` calls and processes as it takes.
+    Another ``fit`` of the same model, or of one that was restored from a
+    checkpoint of the run, continues it; everything else is a new run, which
+    goes to ``<log_dir>-2``, ``-3`` … where `log_dir` holds a run.
 
     What a schedule or callback does to the learning rate is kept as a
-    timeline; what `GradualUnfreeze` unfreezes by its plan, and what
-    `override` changes, is recorded. Any other change is a violation.
-
-    A `log_dir` that holds a record already is resumed where the
-    hyperparameters are the same, and refused where they are not.
+    timeline, what was changed between two fits as a phase; what a callback
+    unfreezes by its plan, and what `override` changes, is recorded. Any other
+    change is a violation.
 
     Args:
-        log_dir: the directory of the run.
+        log_dir: where the run is kept.
         hyperparameters: the user's own values, any nesting of plain values,
-            NumPy scalars, enums, dataclasses and paths.
+            NumPy scalars, enums, dataclasses and paths. A KerasTuner trial adds its
+            number and values.
         on_change: ``"raise"`` a `FrozenHyperparameterError`, ``"warn"``, or
             ``"ignore"``; violations are in the record in each case.
+        resume: ``"auto"`` continues a run as said above; ``"must"`` refuses to begin
+            a new one; ``"never"`` begins a new one always.
         ignore: globs of keys that may change, in mid-run and between a run
-            and its resumption, such as ``"training/epochs"``.
+            and its continuation, such as ``"training/batch_size"``. Epochs, steps
+            per epoch and what validation uses always may.
+        sinks: where else the record and the results go.
 
     Raises:
         TypeError: for a hyperparameter that can not be stored, by its key.
-        ValueError: for another `on_change`.
+        ValueError: for another `on_change` or `resume`.
+        OSError: for a `log_dir` that is not in a local file system.
 
     Example:
 
@@ -98,11 +107,17 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         hyperparameters: Any = None,
         on_change: str = "raise",
         *,
+        resume: str = "auto",
         ignore: Sequence[str] = (),
+        sinks: Iterable[Sink] = (),
     ) -> None:
-        super().__init__()
-        if on_change not in _ON_CHANGE:
-            raise ValueError(f"`on_change` is one of {_ON_CHANGE}; received {on_change!r}.")
+        super().__init__(log_dir, sinks)
+        for name, value, accepted in (
+            ("on_change", on_change, _ON_CHANGE),
+            ("resume", resume, runs.RESUME),
+        ):
+            if value not in accepted:
+                raise ValueError(f"`{name}` is one of {accepted}; received {value!r}.")
         if isinstance(ignore, str):
             raise TypeError(f"`ignore` is a list of globs; received the string {ignore!r}.")
         user = plain({} if hyperparameters is None else hyperparameters)
@@ -112,20 +127,21 @@ class FreezeHyperparameters(keras.callbacks.Callback):
                 f"{type(hyperparameters).__name__}."
             )
         flat({"user": user})
-        self.log_dir = Path(log_dir)
         self.on_change = on_change
+        self.resume = resume
         self._ignore = tuple(ignore)
         self._user = user
         self._record: Record | None = None
-        self._writer: EventWriter | None = None
+        self._values: dict[str, Any] = {}
         self._expected: dict[str, Any] = {}
         self._rate: float | None = None
+        self._seen_at = 0
         self._epoch = 0
         self._overrides_seen = 0
 
     @property
     def record(self) -> Record:
-        """The frozen record.
+        """The run record.
 
         Raises:
             RuntimeError: before the first training.
@@ -134,38 +150,126 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             raise RuntimeError("There is no record before training has begun.")
         return self._record
 
-    # What Keras, and `fitting`, call.
+    # The start.
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Freezes the hyperparameters.
+        """Reads everything, before other callbacks change the rate for the first epoch."""
+        super().on_train_begin(logs)
+        self._look()
 
-        Raises:
-            FrozenHyperparameterError: where `log_dir` is another run's.
-        """
-        if self._writer is not None:
-            self._end(FAILED, "Training did not end, and another began.")
-        model = self.model
-        for optimizer in layerwise_optimizers(model.optimizer):
-            optimizer.attach(model)
-            if model.built and not optimizer.built:
-                model.optimizer.build(model.trainable_variables)
-        values = self._read()
-        now = self._flat(values)
-        self._rate = learning_rate(model)
-        if is_chief() and (self.log_dir / schema.RECORD_FILE).exists():
-            record = self._resumed(load_record(self.log_dir), now)
-        else:
-            record = self._new(values)
-        self._record = record
+    def differences_from(self, directory: Path) -> Sequence[Difference]:
+        """What of the configuration the run in `directory` never had."""
+        if not (directory / schema.RECORD_FILE).exists():
+            return ()
+        # A run that was killed may have left a checkpoint that is ahead of its record.
+        planned = self._planned(math.inf)
+        now = self._flat(self._values)
+        found = run_record.unlike(load_record(directory), now, self._ignore)
+        return [difference for difference in found if difference.key not in planned]
+
+    def on_run_begin(self) -> None:
+        """Writes the record of a new run, or goes on with that of the run that goes on."""
+        if fitting.step_count(self.model) != self._seen_at:  # another callback has restored it
+            self._look()
+        current = self._flat(self._values)
         self._overrides_seen = 0
+        directory = self.directory or Path()  # which is that of log_dir, never None
+        if self.run.began != "new" and (directory / schema.RECORD_FILE).exists():
+            self._record = self._continued(load_record(directory), current)
+        else:
+            self._record = self._new()
         self._take_overrides()
-        self._expected = now
+        self._expected = current
         if is_chief():
-            save_record(self.record, self.log_dir)
-            self._open()
+            save_record(self.record, directory)
+        self._open()
+
+    def _look(self) -> None:
+        for optimizer in layerwise_optimizers(self.model.optimizer):
+            if self.model.built and not optimizer.built:
+                self.model.optimizer.build(self.model.trainable_variables)
+        self._values = self._read()
+        self._rate = self.rate()
+        self._seen_at = fitting.step_count(self.model)
+
+    def _read(self) -> dict[str, Any]:
+        user = {**_trial(fitting.callbacks_of(self.model) or ()), **self._user}
+        values = {**inventory(self.model), "user": user}
+        return {group: values[group] for group in GROUPS}
+
+    def _flat(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        found = flat({group: value for group, value in values.items() if group != RUNTIME})
+        return {k: v for k, v in found.items() if not run_record.matches(k, self._ignore)}
+
+    def _new(self) -> Record:
+        values = self._values
+        record = Record(values, started=now(), layers=Names(self.model).renamed)
+        return replace(
+            record,
+            fingerprints={
+                "hyperparameters": record.fingerprint,
+                "runtime": fingerprint(values[RUNTIME]),
+                "initial_weights": UNKNOWN if self.run.is_late else weights_fingerprint(self.model),
+            },
+        )
+
+    def _continued(self, record: Record, current: Mapping[str, Any]) -> Record:
+        step = self.step()
+        last = {
+            key: value
+            for key, value in run_record.last_values(record).items()
+            if not run_record.matches(key, self._ignore)
+        }
+        found = list(differences(last, current))
+        if self.run.began == "resumed":  # the checkpoint may be of another epoch
+            planned = self._planned(math.inf)
+            found = [d for d in found if d.key not in planned and not run_record.is_rate(d.key)]
+        changes = [difference._asdict() for difference in found]
+        phase = {"step": step, "time": now(), "changes": changes}
+        resumption = {
+            "step": step,
+            "time": now(),
+            "host": socket.gethostname(),
+            "weights": weights_fingerprint(self.model),
+        }
+        self._remove_end(record)
+        return replace(
+            record,
+            status=RUNNING,
+            ended=None,
+            error=None,
+            end_file=None,
+            phases=[*record.phases, phase] if changes else record.phases,
+            resumptions=[*record.resumptions, resumption],
+        )
+
+    def _remove_end(self, found: Record) -> None:
+        """Removes the end of the part before: TensorBoard would show it for ever."""
+        if not (is_chief() and self.directory and found.end_file):
+            return
+        if found.end_file == Path(found.end_file).name:
+            with contextlib.suppress(FileNotFoundError):
+                (self.directory / schema.RECORD_DIR / found.end_file).unlink()
+
+    def _open(self) -> None:
+        record = self.record
+        self.open_writer(schema.RECORD_DIR)
+        started = datetime.fromisoformat(record.started or now()).timestamp()
+        row = flat(record.values)
+        shown = {k: v for k, v in row.items() if not k.startswith("architecture/weights/")}
+        if self._writer is not None:
+            self._writer.summary(hparams.session_start(shown, started), 0)
+        for output in self.outputs():
+            output.text("hyperparameters", run_record.markdown(record), self.step())
+        self._write_record(self.step())
+        if self._writer is not None:
+            self._writer.flush()
+
+    # While training.
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes what callbacks changed since the last epoch."""
+        super().on_epoch_begin(epoch, logs)
         self._epoch = epoch
         self._note_rate()
 
@@ -175,136 +279,49 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         Raises:
             FrozenHyperparameterError: where something changed, by `on_change`.
         """
-        self._note_results(logs or {})
+        super().on_epoch_end(epoch, logs)
+        directions = _directions(self.model)
+        self._record = run_record.with_results(self.record, logs or {}, directions)
+        results = self.record.results
+        scalars = {
+            f"{prefix}{name}": value
+            for prefix, kind in ((hparams.BEST, "best"), (hparams.FINAL, "final"))
+            for name, value in run_record.numbers(results.get(kind, {})).items()
+        }
+        for output in self.outputs():
+            output.scalars(scalars, self.step())
         self._check()
         self._save()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Reads everything once more, and completes the record."""
+        self._begin_run()
         self._check()
-        try:
-            self._end(FINISHED)
-        except OSError as error:  # training is done, and its result must not be lost for this
-            warnings.warn(f"The record could not be completed: {error}", stacklevel=2)
-
-    def on_train_error(self, error: BaseException) -> None:
-        """Completes the record of a training that raised or was interrupted."""
-        if self._writer is None:
-            return
-        try:
-            self._end(FAILED, plain(f"{type(error).__name__}: {error}".rstrip(": ")))
-        except Exception as problem:  # must not hide the error that ended training
-            warnings.warn(f"The record could not be completed: {problem}", stacklevel=2)
-
-    # At the start.
-
-    def _read(self) -> dict[str, Any]:
-        values = {**inventory(self.model), "user": self._user}
-        return {group: values[group] for group in GROUPS}
-
-    def _flat(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: value
-            for key, value in flat({g: v for g, v in values.items() if g != RUNTIME}).items()
-            if not self._ignored(key)
-        }
-
-    def _ignored(self, key: str) -> bool:
-        return any(fnmatch.fnmatchcase(key, glob) for glob in self._ignore)
-
-    def _new(self, values: dict[str, Any]) -> Record:
-        record = Record(values, started=_now(), layers=Names(self.model).renamed)
-        return replace(
-            record,
-            fingerprints={
-                "hyperparameters": record.fingerprint,
-                "runtime": fingerprint(values[RUNTIME]),
-                "initial_weights": weights_fingerprint(self.model),
-            },
-        )
-
-    def _resumed(self, found: Record, now: Mapping[str, Any]) -> Record:
-        first = self._flat(found.values)
-        # A resumed run starts where it began or where its callbacks had brought it.
-        last = dict(first)
-        for change in (*found.changes, *found.overrides):
-            last[change["key"]] = change["new"]
-        for change in found.timeline:
-            last[change.get("key", _RATE)] = change["new"]
-        differ = differences(first, now)
-        wrong = [d for d in differ if differences({d.key: last.get(d.key, ABSENT)}, {d.key: d.new})]
-        # A run that was killed may have left a checkpoint that is ahead of its record.
-        step = self._step()
-        plan = self._planned(math.inf) if step else set()
-        unfrozen = [d for d in wrong if d.key in plan]
-        wrong = [d for d in wrong if d not in unfrozen]
-        if wrong:
-            raise FrozenHyperparameterError(
-                f"{str(self.log_dir)!r} holds a run with other hyperparameters "
-                f"(started {found.started}, {found.status}):\n{_lines(wrong)}\n"
-                "Give this run a log_dir of its own; or train with the recorded values to resume "
-                "that one; or name the keys that may differ in FreezeHyperparameters(ignore=[...])."
-            )
-        self._remove_end(found)
-        resumption = {
-            "step": step,
-            "time": _now(),
-            "weights": weights_fingerprint(self.model),
-        }
-        return replace(
-            found,
-            status=RUNNING,
-            ended=None,
-            error=None,
-            end_file=None,
-            changes=[*found.changes, *_entries(unfrozen, step)],
-            resumptions=[*found.resumptions, resumption],
-        )
-
-    def _remove_end(self, found: Record) -> None:
-        """Removes the end of the part before: TensorBoard would show it for ever."""
-        if found.end_file and found.end_file == Path(found.end_file).name:
-            with contextlib.suppress(FileNotFoundError):
-                (self.log_dir / schema.RECORD_DIR / found.end_file).unlink()
-
-    def _open(self) -> None:
-        record = self.record
-        self._writer = EventWriter(self.log_dir / schema.RECORD_DIR)
-        atexit.register(self._at_exit)
-        started = datetime.fromisoformat(record.started or _now()).timestamp()
-        row = flat(record.values)
-        shown = {k: v for k, v in row.items() if not k.startswith("architecture/weights/")}
-        step = self._step()
-        self._writer.summary(hparams.session_start(shown, started), 0)
-        self._writer.text("hyperparameters", _markdown(record), step)
-        self._write_record()
-        self._writer.flush()
-
-    # While training.
+        super().on_train_end(logs)
 
     def _check(self) -> None:
         self._note_rate()
         self._take_overrides()
-        now = self._flat(self._read())
-        found = [d for d in differences(self._expected, now) if not _is_rate(d.key)]
-        self._expected = now
+        current = self._flat(self._read())
+        found = [d for d in differences(self._expected, current) if not run_record.is_rate(d.key)]
+        self._expected = current
         if not found:
             return
-        step = self._step()
+        step = self.step()
         planned = self._planned(self._epoch)
-        changes = [d for d in found if d.key in planned and d.new is False]
+        changes = [d for d in found if d.key in planned]
         violations = [d for d in found if d not in changes]
         record = self.record
         self._record = replace(
             record,
-            changes=[*record.changes, *_entries(changes, step)],
-            violations=[*record.violations, *_entries(violations, step)],
+            changes=[*record.changes, *run_record.entries(changes, step)],
+            violations=[*record.violations, *run_record.entries(violations, step)],
         )
         self._save()
         if violations and self.on_change != "ignore":
             message = (
                 f"Hyperparameters that were recorded as fixed changed, seen at step {step}:\n"
-                f"{_lines(violations)}\n"
+                f"{run_record.lines(violations)}\n"
                 "Set them before training, or change them with keras_layerwise.override, which "
                 "records it; FreezeHyperparameters(on_change='warn') only warns."
             )
@@ -313,30 +330,30 @@ class FreezeHyperparameters(keras.callbacks.Callback):
             warnings.warn(message, stacklevel=2)
 
     def _save(self) -> None:
-        if not is_chief():
+        self._record = replace(self.record, seen=now())
+        if self.directory is None or not is_chief():
             return
         try:
-            save_record(self.record, self.log_dir)
+            save_record(self.record, self.directory)
         except OSError as error:
             warnings.warn(f"The record is behind: {error}. Training goes on.", stacklevel=2)
 
     def _planned(self, last_epoch: float) -> set[str]:
-        """Keys of what the plan of a `GradualUnfreeze` has unfrozen up to an epoch."""
+        """Keys of what callbacks freeze or unfreeze up to an epoch, by their plans."""
         sites = Names(self.model).sites
         return {
             f"training/assignments/{sites[position][0]}/frozen"
             for callback in fitting.callbacks_of(self.model) or ()
-            if isinstance(callback, GradualUnfreeze)
-            for epoch, selector in callback.epochs.items()
-            if epoch <= last_epoch
+            if hasattr(callback, "planned_changes")
+            for selector in callback.planned_changes(last_epoch)
             for position in select(selector, [site for _, site in sites])
         }
 
     def _note_rate(self) -> None:
-        rate = learning_rate(self.model)
+        rate = self.rate()
         if rate == self._rate or self._record is None:
             return
-        change = {"step": self._step(), "old": self._rate, "new": plain(rate)}
+        change = {"step": self.step(), "old": self._rate, "new": plain(rate)}
         self._record = replace(self._record, timeline=[*self._record.timeline, change])
         self._rate = rate
 
@@ -353,84 +370,59 @@ class FreezeHyperparameters(keras.callbacks.Callback):
         for entry in new:
             if entry["new"] == ABSENT:
                 self._expected.pop(entry["key"], None)
-            elif not self._ignored(entry["key"]):
+            elif not run_record.matches(entry["key"], self._ignore):
                 self._expected[entry["key"]] = entry["new"]
 
-    def _note_results(self, logs: Mapping[str, Any]) -> None:
-        record = self.record
-        final = dict(record.results.get("final", {}))
-        best = dict(record.results.get("best", {}))
-        directions = _directions(self.model)
-        for name, value in logs.items():
-            if "learning_rate" in name or not _is_finite_number(value):
-                continue
-            value = float(value)
-            final[name] = value
-            better = directions.get(name.removeprefix("val_"))
-            if better is not None:
-                best[name] = better(best.get(name, value), value)
-        self._record = replace(record, results={"final": final, "best": best})
-        if self._writer is not None:
-            scalars = {f"{hparams.BEST}{name}": value for name, value in best.items()}
-            scalars |= {f"{hparams.FINAL}{name}": value for name, value in final.items()}
-            self._writer.scalars(scalars, self._step())
+    # The end.
 
-    def _step(self) -> int:
-        iterations = getattr(self.model.optimizer, "iterations", 0)
-        return int(keras.ops.convert_to_numpy(iterations))
-
-    # At the end.
-
-    def _end(self, status: str, error: str | None = None) -> None:
-        writer, self._writer = self._writer, None
-        atexit.unregister(self._at_exit)
-        if writer is None and is_chief():
+    def on_run_end(self, error: BaseException | None) -> None:
+        """Completes the record."""
+        if self._record is None or self._record.status != RUNNING:
             return
+        text = None
+        if error is None:
+            status = run_record.status_at_end(self._record)
+        else:
+            status, text = FAILED, plain(f"{type(error).__name__}: {error}".rstrip(": "))
         fingerprints = dict(self.record.fingerprints)
         fingerprints.pop("final_weights", None)
         with contextlib.suppress(Exception):  # state that an interrupted step left unusable
             fingerprints["final_weights"] = weights_fingerprint(self.model)
         self._record = replace(
-            self.record, status=status, ended=_now(), error=error, fingerprints=fingerprints
+            self._record,
+            status=status,
+            ended=now(),
+            seen=None,
+            error=text,
+            fingerprints=fingerprints,
         )
-        if writer is None:
+        self._write_record(self.run.last_step)
+        self.close()
+        if self.directory is None or not is_chief():
             return
-        self._write_record(writer)
-        writer.close()
-        # In a file of its own, so that a resumption can take it back.
-        end = EventWriter(self.log_dir / schema.RECORD_DIR)
-        end.summary(hparams.session_end(status == FINISHED, time.time()), 0)
-        end.close()
-        self._record = replace(self._record, end_file=end.path.name)
-        save_record(self._record, self.log_dir)
+        try:
+            # In a file of its own, so that a continuation can take it back.
+            end = EventWriter(self.directory / schema.RECORD_DIR)
+            end.summary(hparams.session_end(status == FINISHED, time.time()), 0)
+            end.close()
+            self._record = replace(self._record, end_file=end.path.name)
+            save_record(self._record, self.directory)
+        except OSError as problem:  # training is done, and its result must not be lost for this
+            warnings.warn(f"The record could not be completed: {problem}", stacklevel=2)
 
-    def _at_exit(self) -> None:
-        """A loop that is not ``fit``'s can end without a word."""
-        self.on_train_error(SystemExit("the process ended in the middle of training"))
-
-    def _write_record(self, writer: EventWriter | None = None) -> None:
-        writer = writer or self._writer
-        if writer is not None:
-            writer.messages(_SERIES, schema.RECORD, [self.record.to_json()], self._step())
+    def _write_record(self, step: int) -> None:
+        for output in self.outputs():
+            output.messages(_SERIES, schema.RECORD, [self.record.to_json()], step)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _is_rate(key: str) -> bool:
-    return (
-        key.startswith("training/")
-        and key.endswith("/learning_rate")
-        and (key == _RATE or key.startswith("training/optimizer/"))
-    )
-
-
-def _is_finite_number(value: Any) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
+def _trial(callbacks: Iterable[Any]) -> dict[str, Any]:
+    """The number and values of the KerasTuner trial that this ``fit`` is, if it is one."""
+    for callback in callbacks:
+        trial: Any = getattr(callback, "trial", None)
+        values = getattr(getattr(trial, "hyperparameters", None), "values", None)
+        if isinstance(values, dict):
+            return {"trial": str(trial.trial_id), **plain(values)}
+    return {}
 
 
 def _directions(model: Any) -> dict[str, Any]:
@@ -438,28 +430,10 @@ def _directions(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for metric in model.metrics:
         for member in getattr(metric, "metrics", None) or [metric]:
-            direction = getattr(member, "_direction", None)
+            direction = internals.better_direction(member)
             if direction in ("up", "down"):
                 found[member.name] = max if direction == "up" else min
     for name in model.metrics_names:
         if name.endswith("loss"):
             found[name] = min
     return found
-
-
-def _entries(found: Iterable[Difference], step: int) -> list[dict[str, Any]]:
-    return [{"step": step, **d._asdict()} for d in found]
-
-
-def _lines(found: Iterable[Difference]) -> str:
-    return "\n".join(f"  {difference}" for difference in found)
-
-
-def _markdown(record: Record) -> str:
-    """The record as a table; what would end a cell is written out."""
-    rows = ["| hyperparameter | value |", "|---|---|"]
-    for key, value in flat(record.values).items():
-        text = as_text(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-        rows.append(f"| {key} | {text} |")
-    rows += [f"| fingerprint/{key} | {value} |" for key, value in record.fingerprints.items()]
-    return "\n".join(rows)

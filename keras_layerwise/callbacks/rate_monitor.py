@@ -1,21 +1,21 @@
 """Which rate every layer trains at, while it trains."""
 
-import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_layerwise.backend.processes import is_chief
+from keras_layerwise.backend import internals
+from keras_layerwise.callbacks.base import RunCallback, print_loss
+from keras_layerwise.hyperparameters.fit import optimizers_of
 from keras_layerwise.model import structure
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import schema
-from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.schema import Row, Series
+from keras_layerwise.storage.sinks import Sink
 
 _RATE = "learning_rate"
 
@@ -32,23 +32,26 @@ class _State:
     parameters: int
 
 
-class LearningRateMonitor(keras.callbacks.Callback):
+class LearningRateMonitor(RunCallback):
     """Records the rate that every layer trains at, and what changes on the way.
 
     Each epoch's ``logs``, and so ``History``, get ``learning_rate/<layer>``
     for every layer, ``learning_rate/<layer>/<weight>`` where a layer's weights
     differ when training begins, and ``learning_rate`` for the optimizer's own.
-    A frozen layer's rate is 0. This works with any optimizer.
+    A frozen layer's rate is 0. This works with any optimizer, and with the
+    several that a model with a ``train_step`` of its own has.
 
-    With `log_dir` the same goes to ``<log_dir>/rates`` for TensorBoard: every
+    With `log_dir` the same goes to ``rates`` in the run's directory for TensorBoard: every
     layer in the "Layerwise" tab, three scalars elsewhere, and a message where
     something was frozen or unfrozen or its multiplier or decay changed.
 
     Args:
-        log_dir: the run's directory; nothing is written without.
+        log_dir: where the run is kept; nothing is written without.
+        sinks: where else the rates go.
 
     Raises:
-        OSError: before the first step, where `log_dir` can not be written.
+        OSError: for a `log_dir` that is not in a local file system, and before the
+            first step where it can not be written.
 
     Example:
     >>> import keras, numpy as np
@@ -59,73 +62,51 @@ class LearningRateMonitor(keras.callbacks.Callback):
     [0.5]
     """
 
-    def __init__(self, log_dir: str | os.PathLike[str] | None = None) -> None:
-        super().__init__()
-        self.log_dir = None if log_dir is None else Path(log_dir)
-        self._writer: EventWriter | None = None
+    def __init__(
+        self, log_dir: str | os.PathLike[str] | None = None, *, sinks: Iterable[Sink] = ()
+    ) -> None:
+        super().__init__(log_dir, sinks)
         self._states: dict[str, _State] = {}
         self._rows: dict[str, str] = {}
 
-    def set_model(self, model: Any) -> None:
-        """Begins anew where the model is another than before."""
-        if model is not getattr(self, "_model", None):
-            self._states, self._rows = {}, {}
-        super().set_model(model)
-
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_run_begin(self) -> None:
         """Opens the event file, so that what can not be written fails here."""
-        self._close()
-        if self.log_dir is not None and is_chief():
-            self._writer = EventWriter(self.log_dir / schema.RATES_DIR)
-        for optimizer in layerwise_optimizers(self.model.optimizer):
-            optimizer.attach(self.model)
+        if self.run.began == "new":
+            self._states, self._rows = {}, {}
+        if self.log_dir is not None:
+            self.open_writer(schema.RATES_DIR)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Sees what other callbacks changed as an epoch began."""
+        super().on_train_batch_begin(batch, logs)
         if batch == 0:
             self._look()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Records the rates that the epoch ended with."""
+        super().on_epoch_end(epoch, logs)
         self._look()
         if not self._states:
             return
         rates = {name: self._states[path].rate for name, path in self._rows.items()}
-        own = _own_rate(self.model.optimizer)
+        own = self.rate()
         if logs is not None:
             if own is not None:
                 logs[_RATE] = own
             logs.update({f"{_RATE}/{name}": rate for name, rate in rates.items()})
-        if self._writer is not None:
-            step = self._step()
-            rows = tuple(self._row(name, path) for name, path in self._rows.items())
-            tag = schema.rates_tag(rows)
-            self._writer.vector(Series("rates", rows), tag, list(rates.values()), step)
-            scalars = {} if own is None else {_RATE: own}
-            moving = [rate for rate in rates.values() if rate]
-            if moving:
-                scalars |= {f"{_RATE}/lowest": min(moving), f"{_RATE}/highest": max(moving)}
-            self._writer.scalars(scalars, step)
+        scalars = {} if own is None else {_RATE: own}
+        moving = [rate for rate in rates.values() if rate]
+        if moving:
+            scalars |= {f"{_RATE}/lowest": min(moving), f"{_RATE}/highest": max(moving)}
+        rows = tuple(self._row(name, path) for name, path in self._rows.items())
+        values = Series("rates", rows), schema.rates_tag(rows), list(rates.values())
+        for output in self.outputs():
+            output.vectors([values], self.step())
+            output.scalars(scalars, self.step())
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_run_end(self, error: BaseException | None) -> None:
         """Closes the event file."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        if self._writer.lost:
-            # Standard output may go to the same full disk.
-            with contextlib.suppress(OSError):
-                print(
-                    f"LearningRateMonitor: {self._writer.lost} records could not be written to "
-                    f"{self.log_dir}."
-                )
-        self._writer = None
-
-    def _step(self) -> int:
-        return int(ops.convert_to_numpy(ops.convert_to_tensor(self.model.optimizer.iterations)))
+        print_loss("LearningRateMonitor", self.close(), self.directory)
 
     def _look(self) -> None:
         """Compares what holds now with what held before."""
@@ -133,10 +114,9 @@ class LearningRateMonitor(keras.callbacks.Callback):
         before, self._states = self._states, now
         if not before or before.keys() != now.keys():
             self._rows = _rows(now)
-        messages = _changes(before, now, self._step) if before else []
-        if messages and self._writer is not None:
-            step = messages[0]["step"]
-            self._writer.messages(Series("changes"), schema.CHANGES, messages, step)
+        messages = _changes(before, now, self.step) if before else []
+        for output in self.outputs() if messages else ():
+            output.messages(Series("changes"), schema.CHANGES, messages, messages[0]["step"])
 
     def _row(self, name: str, path: str) -> Row:
         members = [
@@ -154,17 +134,17 @@ class LearningRateMonitor(keras.callbacks.Callback):
 
 def _states(model: Any) -> dict[str, _State]:
     """What holds for each weight that could be trained, by its path."""
-    optimizer = model.optimizer
-    if optimizer is None:
-        return {}
-    layerwise = layerwise_optimizers(optimizer)
-    if any(not member.built for member in layerwise):
+    optimizers = optimizers_of(model)
+    layerwise = [member for each in optimizers for member in layerwise_optimizers(each)]
+    if not optimizers or any(not member.built for member in layerwise):
         return {}
     assigned = {entry.path: entry for member in layerwise for entry in member.assignments}
-    rates = _plain_rates(optimizer)
+    rates: dict[int, float] = {}
+    for optimizer in optimizers:
+        rates |= _plain_rates(optimizer)
     found = {}
     for site in structure.sites(model):
-        if any(site.weight is weight for weight in site.layer._non_trainable_variables):
+        if internals.is_state(site.layer, site.weight):
             continue
         entry = assigned.get(site.path)
         frozen = not site.weight.trainable or (entry is not None and entry.frozen)
@@ -225,15 +205,11 @@ def _plain_rates(optimizer: Any) -> dict[int, float]:
     """The rate of each weight, by id, that an optimizer without rules trains."""
     found: dict[int, float] = {}
     for member in getattr(optimizer, "optimizers", None) or [optimizer]:
-        rate = _own_rate(getattr(member, "inner_optimizer", member))
+        inner = getattr(member, "inner_optimizer", member)
+        rate = _own_rate(inner)
         if rate is not None:
-            found |= {id(weight): rate for weight in _trained_by(member)}
+            found |= {id(weight): rate for weight in internals.trained_by(inner)}
     return found
-
-
-def _trained_by(optimizer: Any) -> list[Any]:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return list(getattr(inner, "_trainable_variables", ()))
 
 
 def _own_rate(optimizer: Any) -> float | None:

@@ -87,6 +87,10 @@ class GradualUnfreeze(keras.callbacks.Callback):
             for optimizer in self._owners(selector):
                 optimizer.unfreeze(selector)
 
+    def planned_changes(self, epoch: float) -> list[Any]:
+        """Selectors of what is unfrozen up to `epoch`, so that it counts as planned."""
+        return [selector for due, selector in self.epochs.items() if due <= epoch]
+
     def _owners(self, selector: Any) -> list[LayerwiseOptimizer]:
         """The optimizers, of several in a ``MultiOptimizer``, that have what `selector` picks."""
         owners = []

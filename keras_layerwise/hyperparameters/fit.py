@@ -6,28 +6,88 @@ notes them here when ``fit`` begins.
 """
 
 import math
+import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_layerwise.storage.values import UNKNOWN
 
 NONE = "none"
+
+
+class _Running(NamedTuple):
+    """A ``fit`` that goes on; callbacks hold the model, which could never be freed if held here."""
+
+    callbacks: tuple[Any, ...]
+    by_wrapper: bool
+
+
 _descriptions: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
-_callbacks: "weakref.WeakKeyDictionary[Any, tuple[Any, ...]]" = weakref.WeakKeyDictionary()
+_running: "weakref.WeakKeyDictionary[Any, _Running]" = weakref.WeakKeyDictionary()
+
+# What of `describe` tells nothing where a ``fit`` of the user's own has no such argument.
+_TOLD_BY = {
+    "data": "x",
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "shuffle": "shuffle",
+    "validation_split": "validation_split",
+    "validation_data": "validation_data",
+    "validation_freq": "validation_freq",
+    "class_weights": "class_weight",
+    "sample_weights": "sample_weight",
+}
 
 
-def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) -> None:
-    """Notes what a ``fit`` of `model` that begins now was given."""
+def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) -> Any:
+    """Notes what a ``fit`` of `model` that begins now was given; `end` takes what this returns."""
+    before = _running.get(model)
     _descriptions[model] = describe(arguments)
-    _callbacks[model] = tuple(callbacks)
+    _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
+    return before
 
 
-def end(model: Any) -> None:
-    """Forgets the callbacks of a ``fit`` that has ended."""
-    _callbacks.pop(model, None)
+def end(model: Any, before: Any) -> None:
+    """Forgets a ``fit`` that has ended, for the one around it, if any."""
+    _running.pop(model, None)
+    if before is not None:
+        _running[model] = before
+
+
+def note_calling_frame(model: Any) -> None:
+    """Describes a ``fit`` of `model` that was called past the wrapper, from its variables.
+
+    A program that took hold of ``model.fit`` before this package was imported
+    calls Keras's own, and a class may have a ``fit`` of its own.
+    """
+    running = _running.pop(model, None)
+    if running is not None and running.by_wrapper:
+        _running[model] = running
+        return
+    _descriptions.pop(model, None)
+    frame = sys._getframe(1)
+    while frame is not None:
+        names = frame.f_locals
+        if frame.f_code.co_name == "fit" and names.get("self") is model:
+            _descriptions[model] = _described_by(names)
+            given = getattr(names.get("callbacks"), "callbacks", None)
+            if isinstance(given, list):
+                _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=False)
+            return
+        frame = frame.f_back  # type: ignore[assignment]
+
+
+def _described_by(names: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = {name: names.get(name) for name in (*_TOLD_BY.values(), "steps_per_epoch")}
+    split = arguments["validation_split"]
+    if split and arguments["validation_data"] is not None:  # Keras has split the arrays already
+        arguments |= {"validation_split": 0.0, "validation_data": None}
+    found = describe(arguments)
+    found["validation_split"] = split or 0.0
+    return found | {key: UNKNOWN for key, name in _TOLD_BY.items() if name not in names}
 
 
 def described(model: Any) -> dict[str, Any]:
@@ -37,7 +97,55 @@ def described(model: Any) -> dict[str, Any]:
 
 def callbacks_of(model: Any) -> tuple[Any, ...] | None:
     """The callbacks that the running ``fit`` of `model` was given; None where not known."""
-    return _callbacks.get(model)
+    running = _running.get(model)
+    if running is None:
+        return None
+    return tuple(callback for held in running.callbacks if (callback := held()) is not None)
+
+
+def optimizers_of(model: Any) -> list[Any]:
+    """All optimizers found on `model`: the one it was compiled with first, then its own.
+
+    A model with a ``train_step`` of its own keeps its optimizers in attributes,
+    also in lists and dicts. Keras's default, which ``compile()`` makes for such a
+    model and which never makes a step, is left out.
+    """
+    found: list[Any] = []
+    inner: set[int] = set()
+    for value in (getattr(model, "optimizer", None), *vars(model).values()):
+        members = value.values() if isinstance(value, dict) else value
+        for member in members if isinstance(value, (list, tuple, dict)) else (value,):
+            if isinstance(member, keras.optimizers.Optimizer) and member not in found:
+                found.append(member)
+                inner |= set(_inside(member))
+    outer = [optimizer for optimizer in found if id(optimizer) not in inner]
+    return outer[1:] if len(outer) > 1 and _is_unused(model, outer[0]) else outer
+
+
+def _is_unused(model: Any, optimizer: Any) -> bool:
+    is_default = optimizer is model.optimizer and type(optimizer) is keras.optimizers.RMSprop
+    return is_default and not int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+def _inside(optimizer: Any) -> Iterator[int]:
+    """Ids of the optimizers that `optimizer` wraps."""
+    members = getattr(optimizer, "optimizers", None) or ()
+    for member in (getattr(optimizer, "inner_optimizer", None), *members):
+        if member is not None:
+            yield id(member)
+            yield from _inside(member)
+
+
+def trains_itself(model: Any) -> bool:
+    """Whether `model` trains with optimizers of its own, so that its steps are its batches."""
+    compiled = getattr(model, "optimizer", None)
+    return compiled is None or optimizers_of(model) != [compiled]
+
+
+def step_count(model: Any) -> int:
+    """The largest step count of all optimizers found on `model`."""
+    counts = [getattr(optimizer, "iterations", 0) for optimizer in optimizers_of(model)]
+    return max((int(keras.ops.convert_to_numpy(count)) for count in counts), default=0)
 
 
 def describe(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The hyperparameters of a model and of its ``fit``, read from the objects themselves."""
 
+import contextlib
 import inspect
 import re
 from collections import Counter
@@ -81,12 +82,14 @@ def settings_of(model: Any) -> dict[str, Any]:
 
 
 def learning_rate(model: Any) -> float | None:
-    """The learning rate at this step; None without an optimizer that has one."""
-    optimizer: Any = getattr(model, "optimizer", None)
-    try:
-        return number(optimizer.learning_rate)
-    except (AttributeError, TypeError, ValueError):
-        return None
+    """The learning rate at this step; None without an optimizer that has one.
+
+    Of a model that trains with optimizers of its own, it is the first one's.
+    """
+    for optimizer in fitting.optimizers_of(model):
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            return number(optimizer.learning_rate)
+    return None
 
 
 def number(value: Any) -> float:

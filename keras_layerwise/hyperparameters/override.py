@@ -1,27 +1,22 @@
 """Overrides that take effect: layer settings changed after a model was built and compiled.
 
 Keras reads most settings of a layer when it is built or when a step is
-traced, so an attribute that is set later is silently without effect. Here two
-twins of the layer are made by Keras itself, one with its settings and one
-with the new ones; what differs between them is what has to change on the
-layer, and where the twins' weights differ the setting cannot change any more.
+traced, so an attribute that is set later is silently without effect. Here
+`twins.Twins` tells what has to change on the layer, and what cannot.
 """
 
 import difflib
-import fnmatch
-import inspect
-import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_layerwise.backend.internals import trace_again
+from keras_layerwise.backend import internals
 from keras_layerwise.errors import RuleError
 from keras_layerwise.hyperparameters.inventory import settings_of
+from keras_layerwise.hyperparameters.twins import ABSENT, Difference, Twins, same
 from keras_layerwise.model import selectors, structure
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
 from keras_layerwise.storage.values import differences
@@ -41,6 +36,17 @@ class Override:
 
     Attributes:
         changes: each ``step``, ``key`` (as in a record), ``old`` and ``new``.
+
+    Example:
+
+    >>> import keras
+    >>> drop = keras.layers.Dropout(0.1, name="drop")
+    >>> made = override(keras.Sequential([keras.Input((3,)), drop]), {"drop": {"rate": 0.5}})
+    >>> made.changes[0]["key"], made.changes[0]["old"], drop.rate
+    ('architecture/layers/drop/rate', 0.1, 0.5)
+    >>> made.undo()
+    >>> drop.rate
+    0.1
     """
 
     def __init__(self, model: Any, undo: list[Callable[[], None]], changes: list[Any]) -> None:
@@ -96,7 +102,8 @@ def override(model: Any, settings: Mapping[Any, Mapping[str, Any]]) -> Override:
     Raises:
         RuleError: for a selector that picks nothing, an attribute that no
             picked layer has, a value that the layer refuses, or a setting
-            that cannot change any more. Nothing is changed then.
+            that cannot change any more, with the reason. Nothing is changed
+            then: either a setting acts on the next call, or it is refused.
 
     Example:
 
@@ -111,9 +118,15 @@ def override(model: Any, settings: Mapping[Any, Mapping[str, Any]]) -> Override:
     """
     before = settings_of(model)
     undo: list[Callable[[], None]] = []
-    _sync(model)
+    internals.sync_state(model)
     try:
         for selector, attributes in settings.items():
+            if not isinstance(attributes, Mapping):
+                raise RuleError(
+                    f"`settings` is {{selector: {{attribute: value}}}}; received {attributes!r} "
+                    f"for {selectors.label(selector)!r}. To set a multiplier or a rate, use the "
+                    "rules of a LayerwiseOptimizer."
+                )
             picked = _pick(selector, model)
             for attribute, value in attributes.items():
                 _apply(model, selector, picked, attribute, value, undo)
@@ -143,44 +156,23 @@ def _log(model: Any, before: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _pick(selector: Any, model: Any) -> dict[str, Any]:
     """The layers that `selector` picks by path, none below another."""
-    selectors.check_type(selector)
-    found: dict[str, Any] = {}
-    for path, layer in _walk(model):
-        inside = any(path.startswith(f"{outer}/") for outer in found)
-        if not inside and _is_picked(selector, path, layer):
-            found[path] = layer
+    picked = selectors.select_layers(selector, model)
+    within = {id(inner) for layer in picked for inner in _below(layer)}
+    paths = {id(place.layer): place.path for place in structure.places(model)}
+    found = {paths[id(layer)]: layer for layer in picked if id(layer) not in within}
     if not found:
-        paths = [path for path, _ in _walk(model)]
-        near = difflib.get_close_matches(selectors.label(selector), paths, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(selectors.label(selector), paths.values(), n=3, cutoff=0.4)
         raise RuleError(
             f"The selector {selectors.label(selector)!r} picks no layer of {model.name!r}. "
-            f"The nearest: {near or paths[:3]}."
+            f"The nearest: {near or list(paths.values())[1:4]}."
         )
     return found
 
 
-def _walk(model: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    for layer in structure.sublayers(model):
-        inner = f"{path}/{layer.name}" if path else layer.name
-        yield inner, layer
-        yield from _walk(layer, inner)
-
-
-def _is_picked(selector: Any, path: str, layer: Any) -> bool:
-    if isinstance(selector, (list, tuple)):
-        return any(_is_picked(member, path, layer) for member in selector)
-    if isinstance(selector, re.Pattern):
-        return selector.fullmatch(path) is not None
-    if isinstance(selector, str):
-        if path == selector or path.endswith(f"/{selector}"):
-            return True
-        return any(c in selector for c in "*?[") and fnmatch.fnmatchcase(path, selector)
-    if selectors.is_layer(selector):
-        return layer is selector
-    if inspect.isclass(selector):
-        return isinstance(layer, selector)
-    own = [*layer._trainable_variables, *layer._non_trainable_variables]
-    return any(bool(selector(layer, weight)) for weight in own or [None])
+def _below(layer: Any) -> Iterator[Any]:
+    for inner in internals.sublayers(layer):
+        yield inner
+        yield from _below(inner)
 
 
 # What changes.
@@ -199,12 +191,17 @@ def _apply(
             _set_trainable(layer, value, undo)
         _check_optimizer(model)
         return
-    takers = [taker for item in picked.items() for taker in _takers(*item, attribute)]
+    # A layer that is used in two places is changed once.
+    takers = {
+        id(layer): (path, layer)
+        for item in picked.items()
+        for path, layer in _takers(*item, attribute)
+    }
     if not takers:
         known = dict.fromkeys(
             key
-            for path, layer in picked.items()
-            for _, part in [(path, layer), *_walk(layer, path)]
+            for layer in picked.values()
+            for part in [layer, *_below(layer)]
             for key in _config(part)
         )
         known["trainable"] = None
@@ -213,7 +210,7 @@ def _apply(
             f"No layer that {selectors.label(selector)!r} picks has the setting {attribute!r}. "
             f"The nearest: {near}."
         )
-    for path, layer in takers:
+    for path, layer in takers.values():
         _set(path, layer, attribute, value, undo)
 
 
@@ -224,7 +221,7 @@ def _takers(path: str, layer: Any, attribute: str) -> Iterator[tuple[str, Any]]:
     if always or attribute in _config(layer):
         yield path, layer
         return
-    for child in structure.sublayers(layer):
+    for child in internals.sublayers(layer):
         yield from _takers(f"{path}/{child.name}", child, attribute)
 
 
@@ -238,7 +235,8 @@ def _config(layer: Any) -> dict[str, Any]:
     # The objects themselves, since a function of the user's need not be registered.
     for key, value in config.items():
         if isinstance(value, Mapping) and "class_name" in value and hasattr(layer, key):
-            config[key] = getattr(layer, key)
+            own = getattr(layer, key)
+            config[key] = value if isinstance(own, keras.layers.Layer) else own
     if "dtype" in config:
         config["dtype"] = layer.dtype_policy
     return config
@@ -249,120 +247,52 @@ def _set(path: str, layer: Any, attribute: str, value: Any, undo: list[Callable[
     why = _FIXED.get(attribute)
     if attribute.endswith("_initializer"):
         why = "it ran when the layer was built; assign the weight: layer.kernel.assign(...)"
+    if isinstance(value, keras.layers.Layer):
+        why = "a layer that is in use cannot be exchanged; make the model anew with the other"
     if why and layer.built:
         raise RuleError(f"{attribute!r} of {path!r} cannot change after building: {why}.")
-    old = _twin(layer, config)
-    try:
-        new = _twin(layer, {**config, attribute: value})
-    except Exception as error:  # what the layer's constructor says about the value
-        text = str(error).rpartition("Exception encountered: ")[2]
-        raise RuleError(f"{path!r} does not take {attribute}={value!r}: {text}") from error
-    if layer.built and (_shapes(old) != _shapes(new) or _output(old, layer) != _output(new, layer)):
-        raise RuleError(
-            f"{attribute!r} of {path!r} cannot change from {config.get(attribute)!r} to {value!r} "
-            "after building: its weights or its output would have another shape. Make the model "
-            "anew with it, and copy what fits: new_layer.set_weights(...)."
-        )
-    count = len(undo)
-    _copy(old, new, layer, undo, attribute)
-    if len(undo) == count and not _equal(config.get(attribute), _config(new).get(attribute)):
+    twins = Twins(path, layer, config, attribute, value)
+    found = twins.differences()
+    if found:
+        twins.check_effect(found)
+    elif not same(config.get(attribute), _config(twins.new).get(attribute)):
         raise RuleError(
             f"{attribute!r} of {path!r} cannot change after building: the layer keeps nothing of "
             "it. Make the model anew with it."
         )
+    for difference in found:
+        _put(difference, undo)
 
 
-def _twin(layer: Any, config: dict[str, Any]) -> Any:
-    twin = type(layer).from_config(dict(config))
-    if layer.built and not twin.built:
-        twin.build_from_config(layer.get_build_config())
-    return twin
-
-
-def _shapes(layer: Any) -> list[Any]:
-    return [(weight.name, tuple(weight.shape)) for weight in layer.weights]
-
-
-def _output(twin: Any, layer: Any) -> Any:
-    shapes = (layer.get_build_config() or {}).get("input_shape")
-    try:
-        return twin.compute_output_shape(shapes)
-    except Exception:  # not every layer can say
-        return None
-
-
-def _copy(old: Any, new: Any, layer: Any, undo: list[Callable[[], None]], attribute: str) -> None:
-    """Sets on `layer`, its weights and the layers in it what differs between the twins."""
-    for name, value in list(vars(new).items()):
-        if isinstance(value, keras.random.SeedGenerator):
-            if name not in vars(layer):
-                _give_generator(layer, name, value, undo)
-        elif _is_setting(name, value, attribute) and not _equal(vars(old).get(name), value):
-            _put(layer, name, value, undo)
-    stem, _, asked = attribute.rpartition("_")
-    for before, after, weight in zip(_own(old), _own(new), _own(layer), strict=True):
-        for name in ("regularizer", "constraint"):
-            value = getattr(after, name)
-            # The layer's attribute may have been assigned before, without effect on the weight.
-            late = name == asked and weight.name.startswith(stem)
-            if not _equal(getattr(weight if late else before, name), value):
-                _put(weight, name, value, undo)
-    parts = (structure.sublayers(part) for part in (old, new, layer))
-    for before, after, part in zip(*parts, strict=True):
-        _copy(before, after, part, undo, attribute)
-
-
-def _own(layer: Any) -> list[Any]:
-    # In the order of creation; `trainable` moves weights between Keras's two lists.
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
-
-
-def _put(target: Any, name: str, value: Any, undo: list[Callable[[], None]]) -> None:
-    old = getattr(target, name)
-    undo.append(lambda: setattr(target, name, old))
-    setattr(target, name, value)
+def _put(difference: Difference, undo: list[Callable[[], None]]) -> None:
+    owner, name = difference.owner, difference.name
+    if isinstance(difference.value, keras.random.SeedGenerator):
+        _give_generator(owner, name, difference.value, undo)
+    elif difference.value is ABSENT:
+        if name in vars(owner):
+            old = vars(owner)[name]
+            undo.append(lambda: setattr(owner, name, old))
+            delattr(owner, name)
+    elif isinstance(owner, keras.layers.Layer) and name not in vars(owner):
+        undo.append(lambda: delattr(owner, name))
+        setattr(owner, name, difference.value)
+    else:
+        old = getattr(owner, name)
+        undo.append(lambda: setattr(owner, name, old))
+        setattr(owner, name, difference.value)
 
 
 def _give_generator(layer: Any, name: str, generator: Any, undo: list[Callable[[], None]]) -> None:
     """A rate of 0 made the layer without a generator, and locked it."""
 
     def take_back() -> None:
-        layer._seed_generators[:] = [g for g in layer._seed_generators if g is not generator]
+        generators = internals.seed_generators(layer)
+        generators[:] = [g for g in generators if g is not generator]
         delattr(layer, name)
 
-    layer._tracker.unlock()
-    try:
+    with internals.unlocked(layer):
         setattr(layer, name, generator)
-    finally:
-        layer._tracker.lock()
     undo.append(take_back)
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) in (tuple, list):
-        return all(_is_plain(member) for member in value)
-    return value is None or type(value) in (bool, int, float, str)
-
-
-def _is_setting(name: str, value: Any, attribute: str) -> bool:
-    if callable(value) and not hasattr(value, "get_config"):
-        # Keras wraps methods on each instance, which are functions as activations are.
-        return name.strip("_") == attribute
-    return _is_plain(value) or (
-        hasattr(value, "get_config") and not isinstance(value, keras.layers.Layer)
-    )
-
-
-def _equal(old: Any, new: Any) -> bool:
-    if old is new:
-        return True
-    if type(old) is not type(new):
-        return False
-    if hasattr(new, "get_config"):
-        return bool(old.get_config() == new.get_config())
-    if isinstance(new, np.ndarray):
-        return bool(np.array_equal(old, new))
-    return bool(old == new)
 
 
 # Trainable.
@@ -371,13 +301,12 @@ def _equal(old: Any, new: Any) -> bool:
 def _set_trainable(layer: Any, value: Any, undo: list[Callable[[], None]]) -> None:
     if not isinstance(value, bool):
         raise RuleError(f"`trainable` is True or False; received {value!r}.")
-    parts = [layer, *(part for _, part in _walk(layer))]
-    layers = [(part, part._trainable) for part in parts]
+    layers = [(part, internals.trainable_flag(part)) for part in (layer, *_below(layer))]
     weights = [(weight, weight.trainable) for weight in layer.weights]
 
     def put_back() -> None:
         for part, was in layers:
-            part._trainable = was
+            internals.set_trainable_flag(part, was)
         for weight, was in weights:
             weight.trainable = was
 
@@ -390,8 +319,10 @@ def _check_optimizer(model: Any) -> None:
     for optimizer in _chain(model):
         if not optimizer.built:
             continue
-        known = {optimizer._var_key(v) for v in _known(optimizer)}
-        unknown = [w for w in model.trainable_weights if optimizer._var_key(w) not in known]
+        known = {internals.key_of(optimizer, v) for v in _known(optimizer)}
+        unknown = [
+            w for w in model.trainable_weights if internals.key_of(optimizer, w) not in known
+        ]
         if unknown:
             paths = {id(site.weight): site.path for site in structure.sites(model)}
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -401,7 +332,7 @@ def _check_optimizer(model: Any) -> None:
                 "layers trainable from the start and freeze them by rule, which can be undone in "
                 "mid-run: LayerwiseOptimizer(..., {layer: Rule(frozen=True)})."
             )
-        if keras.backend.backend() != "jax" or len(known) == len(model.trainable_weights):
+        if internals.backend() != "jax" or len(known) == len(model.trainable_weights):
             continue
         if optimizer.use_ema or isinstance(optimizer, LayerwiseOptimizer):
             raise RuleError(
@@ -425,30 +356,23 @@ def _known(optimizer: Any) -> list[Any]:
     """The weights that the optimizer was built with, whatever is trainable now."""
     if isinstance(optimizer, LayerwiseOptimizer):
         return list(optimizer._weights)
-    known: list[Any] = _built_with.setdefault(optimizer, list(optimizer._trainable_variables))
-    return known
+    return _built_with.setdefault(optimizer, internals.trained_by(optimizer))
 
 
 # What Keras compiled.
 
 
-def _sync(model: Any) -> None:
-    """On JAX, brings the state that a running ``fit`` holds back into the variables."""
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
-
-
 def _take_effect(model: Any) -> None:
-    """Has every step that Keras has traced so far traced anew."""
-    for part in [model, *(layer for _, layer in _walk(model))]:
+    """Recompiles every train, test and predict function that Keras has built."""
+    for part in [model, *_below(model)]:
         for kind in ("train", "test", "predict"):
-            trace_again(part, kind)
-    if keras.backend.backend() == "jax":
+            internals.trace_again(part, kind)
+    if internals.backend() == "jax":
         # Keras's stateless step takes values for exactly these.
         for optimizer in _chain(model):
             if optimizer.built and not isinstance(optimizer, LayerwiseOptimizer):
                 trained = {id(weight) for weight in model.trainable_weights}
                 still = {i: v for i, v in enumerate(_known(optimizer)) if id(v) in trained}
-                indices = {optimizer._var_key(v): i for i, v in still.items()}
-                object.__setattr__(optimizer, "_trainable_variables", list(still.values()))
-                object.__setattr__(optimizer, "_trainable_variables_indices", indices)
+                positions = {internals.key_of(optimizer, v): i for i, v in still.items()}
+                internals.set_trained(optimizer, list(still.values()))
+                internals.set_positions(optimizer, positions)

@@ -49,7 +49,8 @@ def local(directory: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: for a URL, which would become a directory called ``gs:``.
     """
-    if re.match(r"[a-z][a-z0-9+.-]+://", os.fspath(directory), re.IGNORECASE):
+    # One slash is what pathlib leaves of two.
+    if re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(directory), re.IGNORECASE):
         raise OSError(
             f"A run is written to a local directory; received {os.fspath(directory)!r}. "
             "Mount the storage, or copy the directory there."

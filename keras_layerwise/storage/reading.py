@@ -7,6 +7,7 @@ TensorBoard and takes `series_of`, `vector_of`, `message_of` and `merge_rows` fr
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
 from keras_layerwise.storage.framing import unframed
 from keras_layerwise.storage.schema import DRIFT_DIR, PLUGIN, STATISTICS, Row, SchemaError, Series
+from keras_layerwise.storage.values import parsed
 
 
 def series_of(content: bytes) -> Series:
@@ -57,9 +59,8 @@ def message_of(text: bytes | str) -> dict[str, Any]:
         SchemaError: for what is no JSON object.
     """
     try:
-        message = json.loads(text)
-        json.dumps(message)  # what is nested too deeply can be read and not be worked with
-    except (ValueError, TypeError, RecursionError):
+        message = parsed(text)
+    except (ValueError, TypeError):
         message = None
     if not isinstance(message, dict):
         raise SchemaError(f"unreadable message {text!r:.80}")
@@ -122,8 +123,20 @@ class Log:
         """For each tag its messages, each once: those of one step are written again with later."""
         return {tag: list(said.values()) for tag, said in self._said.items()}
 
+    def tags(self, kind: str) -> list[str]:
+        """The tags of one kind that have values, the one that was written to last at the end.
+
+        A tag whose rows were replaced by others, in mid-run or on resuming, ends early.
+        """
+        found = [tag for tag, series in self.series.items() if series.kind == kind]
+        said = [tag for tag in found if tag in self._said]
+        steps = {tag: self.vectors[tag][-1][0] for tag in found if tag in self.vectors}
+        return said or sorted(steps, key=lambda tag: steps[tag])
+
     def _events(self, directory: Path) -> Iterator[Event]:
         for path in sorted(directory.glob("events.out.tfevents.*")):
+            if not path.is_file():  # a pipe would be waited for
+                continue
             try:
                 for content in unframed(path):
                     yield Event.FromString(content)
@@ -153,41 +166,44 @@ class Log:
 
 
 def final_drift(run: str | Path) -> dict[str, Any]:
-    """The last value of each drift statistic, for each layer.
+    """The last value of each drift statistic, for each layer and each part of the network.
 
     Returns:
-        ``{"step": n, "layers": [{"name": ..., "part": ..., "trainable": ...,
-        "parameters": ..., "l2": ..., ...}], "alarms": [...], "problems": [...]}``; a
-        statistic that is not defined for a layer is left out.
+        ``{"step": n, "reference": ..., "layers": [...], "parts": [...],
+        "alarms": [...], "problems": [...]}``, each layer and part
+        ``{"name": ..., "part": ..., "trainable": ..., "frozen": ...,
+        "parameters": ..., "l2": ..., ...}``; a statistic that is not defined
+        for it is left out.
     """
     log = Log(Path(run) / DRIFT_DIR)
-    last = {tag: found[-1] for tag, found in log.vectors.items() if log.series[tag].statistic}
-    # A tag whose rows were replaced by others, in mid-run or on resuming, ends early.
-    ordered = sorted(last.items(), key=lambda item: item[1][0])
-    rows = merge_rows(log.series[tag].rows for tag, _ in ordered)
-    layers: dict[str, dict[str, Any]] = {
-        row.name: {
-            "name": row.name,
-            "part": row.part,
-            "trainable": row.trainable,
-            "parameters": row.parameters,
-        }
-        for row in rows
-    }
-    for tag, (_, values) in ordered:
-        statistic = str(log.series[tag].statistic)
-        for row, number in zip(log.series[tag].rows, values.tolist(), strict=True):
-            layers[row.name].pop(statistic, None)
-            if math.isfinite(number):
-                layers[row.name][statistic] = number
+    layers, parts = _final(log, "drift"), _final(log, "blocks")
+    for tag in log.tags("frozen"):
+        for row, value in zip(log.series[tag].rows, log.vectors[tag][-1][1], strict=True):
+            if row.name in layers:
+                layers[row.name]["frozen"] = bool(value)
+    drift = log.tags("blocks") + log.tags("drift")
     return {
-        "step": max((step for step, _ in last.values()), default=None),
+        "step": max((log.vectors[tag][-1][0] for tag in drift), default=None),
+        "reference": log.series[drift[-1]].reference if drift else None,
         "layers": list(layers.values()),
-        "alarms": [
-            message
-            for tag, found in log.messages.items()
-            if log.series[tag].kind == "alarms"
-            for message in found
-        ],
+        "parts": list(parts.values()),
+        "alarms": [message for tag in log.tags("alarms") for message in log.messages[tag]],
         "problems": log.problems,
     }
+
+
+def _final(log: Log, kind: str) -> dict[str, dict[str, Any]]:
+    """The last value of each statistic by row."""
+    tags = log.tags(kind)
+    found: dict[str, dict[str, Any]] = {
+        row.name: asdict(row) for row in merge_rows(log.series[tag].rows for tag in tags)
+    }
+    for tag in tags:
+        series, (_, values) = log.series[tag], log.vectors[tag][-1]
+        statistic = series.statistic or (series.facts.name if series.facts else kind)
+        for row, number in zip(series.rows, values.tolist(), strict=True):
+            entry = found[row.name] = {**found[row.name], **asdict(row)}
+            entry.pop(statistic, None)
+            if math.isfinite(number):
+                entry[statistic] = number
+    return found

@@ -13,7 +13,14 @@ from typing import Any
 
 from keras_layerwise.storage import files
 from keras_layerwise.storage.schema import RECORD_FILE
-from keras_layerwise.storage.values import Difference, differences, fingerprint, flat
+from keras_layerwise.storage.values import (
+    Difference,
+    differences,
+    fingerprint,
+    flat,
+    is_unknown,
+    parsed,
+)
 
 VERSION = 1
 
@@ -21,6 +28,7 @@ RUNTIME = "runtime"
 GROUPS = ("architecture", "training", "regularization", RUNTIME, "user")
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+DIVERGED = "diverged"
 
 
 class RecordError(ValueError):
@@ -37,21 +45,26 @@ class Record:
 
     Attributes:
         values: the groups.
-        status: ``"running"``, ``"finished"`` or ``"failed"``. A run that was
-            killed stays ``"running"``: nothing could be written any more.
+        status: ``"running"``, ``"finished"``, ``"diverged"`` (it came to its end,
+            with a loss that is no number) or ``"failed"``. A run that was killed
+            stays ``"running"``: nothing could be written any more.
         started: when training began, ISO 8601, UTC.
         ended: when it ended; None while it runs.
+        seen: when it was last alive, of a run that is still ``"running"``.
         fingerprints: SHA-256 of ``hyperparameters``, ``runtime``,
             ``initial_weights`` and, after the end, ``final_weights``.
         layers: names of layers as the record has them to names in the
             process that trained, where the two differ.
-        results: ``final`` and ``best`` value of the loss and each metric.
+        results: ``final`` and ``best`` value of the loss and each metric; what is
+            no number is ``"nan"``, ``"inf"`` or ``"-inf"``.
         timeline: changes of the learning rate, each ``step``, ``old``, ``new``.
         changes: what a recorded callback changed by plan (`GradualUnfreeze`),
             each ``step``, ``key``, ``old``, ``new``.
         overrides: what `override` changed, each ``step``, ``key``, ``old``,
             ``new``; ``step`` is None before the first training.
         violations: what changed otherwise, in the same form.
+        phases: what was changed between two fits of the run: each the ``step``, the
+            ``time`` and ``changes``, each ``key``, ``old``, ``new``.
         resumptions: when and at which step training went on in this directory.
         error: what ended a failed run.
         end_file: the event file that holds the end of the HParams session.
@@ -67,13 +80,15 @@ class Record:
     status: str = RUNNING
     started: str | None = None
     ended: str | None = None
+    seen: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
-    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     timeline: Sequence[Mapping[str, Any]] = field(default_factory=list)
     changes: Sequence[Mapping[str, Any]] = field(default_factory=list)
     overrides: Sequence[Mapping[str, Any]] = field(default_factory=list)
     violations: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    phases: Sequence[Mapping[str, Any]] = field(default_factory=list)
     resumptions: Sequence[Mapping[str, Any]] = field(default_factory=list)
     error: str | None = None
     end_file: str | None = None
@@ -94,8 +109,22 @@ class Record:
         """SHA-256 of the hyperparameters, in hexadecimal."""
         return fingerprint(self.hyperparameters)
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The keys whose values could not be read, so that nobody knows whether they differ.
+
+        Example:
+
+        >>> Record({"training": {"loss": "unknown", "epochs": 3}}).unknown
+        ('training/loss',)
+        """
+        known = {group: value for group, value in self.values.items() if group != "user"}
+        return tuple(key for key, value in flat(known).items() if is_unknown(value))
+
     def diff(self, other: "Record") -> tuple[Difference, ...]:
         """Every key, hyperparameter or runtime, whose value is another in `other`.
+
+        Two values that are both unknown are no difference; `unknown` lists them.
 
         Example:
 
@@ -127,10 +156,35 @@ class Record:
         missing = [group for group in GROUPS if not isinstance(data.get(group), dict)]
         if missing:
             raise RecordError(f"This is no complete record: it has no {', '.join(missing)}.")
-        return cls(
+        try:
+            flat({group: data[group] for group in GROUPS})
+        except ValueError as error:
+            raise RecordError(str(error)) from None
+        record = cls(
             values={group: data[group] for group in GROUPS},
             **{name: data[name] for name in known if name in data},
         )
+        _check(record)
+        return record
+
+
+def _check(record: Record) -> None:
+    """Refuses fields of another type: a reader may rely on what `Record` says of them."""
+    for entry in dataclasses.fields(Record):
+        value = getattr(record, entry.name)
+        if entry.default_factory is dict:
+            fits = isinstance(value, dict)
+        elif entry.default_factory is list:
+            fits = isinstance(value, list) and all(isinstance(member, dict) for member in value)
+        else:
+            fits = isinstance(value, (str, type(entry.default))) or entry.name == "values"
+        if not fits:
+            raise RecordError(f"The field {entry.name!r} can not be {value!r:.80}.")
+    if not all(isinstance(found, dict) for found in record.results.values()):
+        raise RecordError(f"The field 'results' can not be {record.results!r:.80}.")
+    texts = [*record.fingerprints.values(), *record.layers.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise RecordError("The fields 'fingerprints' and 'layers' hold texts only.")
 
 
 def load_record(log_dir: str | os.PathLike[str]) -> Record:
@@ -154,14 +208,14 @@ def load_record(log_dir: str | os.PathLike[str]) -> Record:
     path = Path(log_dir)
     if path.is_dir() or path.name != RECORD_FILE:
         path = path / RECORD_FILE
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         raise RecordError(
             f"{str(log_dir)!r} is no run: it has no {RECORD_FILE}. Give the log_dir of a "
             "FreezeHyperparameters callback."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
+        )
+    try:
+        data = parsed(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise RecordError(f"{str(path)!r} can not be read as a record: {error}") from error
     try:
         return Record.from_json(data)

@@ -28,6 +28,7 @@ from typing import Any
 
 from keras_layerwise.drift.statistics import READS
 from keras_layerwise.drift.statistics import STATISTICS as _BUILT_IN
+from keras_layerwise.storage.values import parsed
 
 PLUGIN = "layerwise"
 VERSION = 1
@@ -139,7 +140,7 @@ class Series:
                 not have written.
         """
         try:
-            data = json.loads(content)
+            data = parsed(content)
             version = data.pop("version")
             if version != VERSION:
                 raise SchemaError(
@@ -151,7 +152,7 @@ class Series:
             series = cls(rows=rows, facts=None if facts is None else Facts(**facts), **data)
         except SchemaError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SchemaError(f"Not plugin data of keras_layerwise: {content[:80]!r}.") from error
         if series.kind not in KINDS:
             raise SchemaError(f"Unknown kind of series {series.kind!r}; known: {KINDS}.")

@@ -13,6 +13,8 @@ UNKNOWN = "unknown"
 NEVER_SET = "never set"
 ABSENT = "(absent)"
 
+_DEEPEST = 100  # levels, far below what Python's own recursion can work with
+
 
 class Difference(NamedTuple):
     """A key whose value differs; `ABSENT` where one side has no such key."""
@@ -23,6 +25,42 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.key}: {as_text(self.old)} -> {as_text(self.new)}"
+
+
+def parsed(text: str | bytes) -> Any:
+    """Reads JSON that can be worked with: numbers are finite, and nothing is nested too deeply.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+
+    >>> parsed('{"rate": 0.1}')
+    {'rate': 0.1}
+    """
+    try:
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise ValueError(f"JSON that is nested more than {_DEEPEST} levels deep")
+        level = [
+            member
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for member in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a number that is not finite, {text:.20}")
+    return value
 
 
 def fingerprint(value: Any) -> str:
@@ -162,3 +200,18 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
+
+
+def is_unknown(value: Any) -> bool:
+    """Whether a value of a record, or a member of it, is not known.
+
+    Example:
+
+    >>> is_unknown(["mse", "unknown"]), is_unknown("mse")
+    (True, False)
+    """
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return any(map(is_unknown, value))
+    return isinstance(value, str) and value == UNKNOWN

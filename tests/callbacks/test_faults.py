@@ -164,12 +164,13 @@ def test_an_error_of_others_is_passed_on_and_recorded(tmp_path, error):
         raise error("of others")
 
     with pytest.raises(error, match="of others"):
-        fit(compiled(), [*watching(tmp_path), At(fail)])
-    assert record_of(tmp_path)["status"] == "failed"
-    assert error.__name__ in record_of(tmp_path)["error"]
-    # The same run again, in the same place.
-    assert_trained(fit(compiled(), [*watching(tmp_path), At(lambda: None)]))
-    assert record_of(tmp_path)["status"] == "finished"
+        fit(compiled(), [*watching(tmp_path / "run"), At(fail)])
+    assert record_of(tmp_path / "run")["status"] == "failed"
+    assert error.__name__ in record_of(tmp_path / "run")["error"]
+    # The same script again is a run of its own.
+    assert_trained(fit(compiled(), [*watching(tmp_path / "run"), At(lambda: None)]))
+    assert record_of(tmp_path / "run")["status"] == "failed"
+    assert record_of(tmp_path / "run-2")["status"] == "finished"
 
 
 def test_fit_in_a_thread(tmp_path):
@@ -209,19 +210,32 @@ def test_weights_that_are_not_finite_do_not_stop_training(tmp_path):
         fit(model, [*watching(tmp_path), At(spoil)])
     assert any("8 elements of 'head/kernel'" in str(warning.message) for warning in caught)
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 18
-    assert record_of(tmp_path)["status"] == "finished"
+    assert record_of(tmp_path)["status"] == "diverged"
+
+
+def restored(step):
+    """A model as a checkpoint of that step leaves it."""
+    model = compiled()
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(step)
+    return model
 
 
 def test_foreign_and_truncated_files_beside_ours(tmp_path):
-    fit(compiled(), watching(tmp_path))
-    for path in tmp_path.rglob("events*"):
+    place = tmp_path / "run"
+    fit(compiled(), watching(place))
+    for path in place.rglob("events*"):
         path.write_bytes(path.read_bytes()[:-7])
-    for folder in (tmp_path, tmp_path / "drift", tmp_path / "rates"):
+    for folder in (place, place / "drift", place / "rates"):
         (folder / "events.out.tfevents.9999999999.foreign").write_bytes(b"no events")
         (folder / "events.out.tfevents.text").write_text("no events")
         (folder / "notes\n.txt").write_text("of a user")
-    assert_trained(fit(compiled(), watching(tmp_path)))
-    assert (tmp_path / "notes\n.txt").exists()
+    (place / "run.json").write_text('{"first": 0')
+    assert_trained(fit(compiled(), watching(place)))
+    fit(restored(18), watching(place))
+    assert len(record_of(place)["resumptions"]) == 0  # run-2 is the newest that fits
+    assert len(record_of(tmp_path / "run-2")["resumptions"]) == 1
+    assert (place / "notes\n.txt").exists()
 
 
 def test_a_truncated_record_is_refused_before_the_first_step_and_kept(tmp_path):
@@ -229,32 +243,32 @@ def test_a_truncated_record_is_refused_before_the_first_step_and_kept(tmp_path):
     path = tmp_path / "hyperparameters.json"
     half = path.read_text()[:100]
     path.write_text(half)
-    model = compiled()
+    model = restored(18)
     with pytest.raises(RecordError, match="can not be read"):
         fit(model, watching(tmp_path))
-    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 0
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 18
     assert path.read_text() == half
 
 
 def test_a_truncated_reference_is_refused_before_the_first_step(tmp_path):
-    model = compiled()
-    fit(model, watching(tmp_path)[:1])
+    fit(compiled(), watching(tmp_path)[:1])
     path = tmp_path / "drift" / "reference.npz"
     path.write_bytes(path.read_bytes()[:50])
+    model = restored(18)
     with pytest.raises(ValueError, match=r"half of one\. Remove"):
         fit(model, watching(tmp_path)[:1])
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 18
 
 
 def test_two_runs_at_once_in_one_directory(tmp_path):
-    """Both train; each writes event files of its own; the record is whole."""
+    """Both train, each in a directory of its own."""
     script = (
         "import sys; from tests.callbacks import test_faults as t; "
         "t.fit(t.compiled(), t.watching(sys.argv[1]), epochs=30)"
     )
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)],
+            [sys.executable, "-c", script, str(tmp_path / "run")],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             stderr=subprocess.PIPE,
             text=True,
@@ -263,5 +277,7 @@ def test_two_runs_at_once_in_one_directory(tmp_path):
     ]
     outputs = [run.communicate()[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
-    assert len(list((tmp_path / "drift").glob("events*"))) == 2
-    assert kl.load_record(tmp_path).status == "finished"
+    for place in (tmp_path / "run", tmp_path / "run-2"):
+        assert len(list((place / "drift").glob("events*"))) == 1
+        assert kl.load_record(place).status == "finished"
+        assert not kl.load_record(place).resumptions

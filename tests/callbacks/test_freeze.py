@@ -37,6 +37,13 @@ def fit(model, *callbacks, epochs=2, **arguments):
     model.fit(x, y, epochs=epochs, batch_size=4, verbose=0, callbacks=[*callbacks], **arguments)
 
 
+def restored(model, step=2):
+    """`model` as a checkpoint of that step leaves it."""
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(step)
+    return model
+
+
 class At(keras.callbacks.Callback):
     """Calls `action` with the model at the end of an epoch."""
 
@@ -213,13 +220,14 @@ def test_overrides_are_recorded_and_no_violations(tmp_path):
     assert not record.violations
 
 
-def test_the_same_again_is_a_resumption(tmp_path):
-    for _ in range(2):
-        fit(build(), kl.FreezeHyperparameters(tmp_path, {"a": 1}), initial_epoch=0)
+def test_a_checkpoint_of_the_run_resumes_it(tmp_path):
+    for model in (build(), restored(build())):
+        fit(model, kl.FreezeHyperparameters(tmp_path, {"a": 1}), initial_epoch=0)
     record = load_record(tmp_path)
     assert record.status == "finished"
     (resumption,) = record.resumptions
-    assert set(resumption) == {"step", "time", "weights"}
+    assert set(resumption) == {"step", "time", "host", "weights"}
+    assert resumption["step"] == 2
 
 
 def test_a_run_that_was_overridden_in_mid_run_resumes_before_and_behind_it(tmp_path):
@@ -236,10 +244,11 @@ def test_a_run_that_was_overridden_in_mid_run_resumes_before_and_behind_it(tmp_p
         kl.FreezeHyperparameters(tmp_path),
     )
     nothing = At(9, None)
-    fit(new(), nothing, kl.FreezeHyperparameters(tmp_path))
-    fit(new(0.1), nothing, kl.FreezeHyperparameters(tmp_path))
-    with pytest.raises(kl.FrozenHyperparameterError, match=r"kernel/l2: \(absent\) -> 0.2"):
-        fit(new(0.2), nothing, kl.FreezeHyperparameters(tmp_path))
+    fit(restored(new()), nothing, kl.FreezeHyperparameters(tmp_path))
+    fit(restored(new(0.1)), nothing, kl.FreezeHyperparameters(tmp_path))
+    assert len(load_record(tmp_path).resumptions) == 2
+    with pytest.raises(kl.FrozenHyperparameterError, match=r"kernel/l2: 0.1 -> 0.2"):
+        fit(restored(new(0.2)), nothing, kl.FreezeHyperparameters(tmp_path))
 
 
 def test_a_run_whose_rate_was_reduced_resumes(tmp_path):
@@ -248,9 +257,14 @@ def test_a_run_whose_rate_was_reduced_resumes(tmp_path):
     fit(model, halve, kl.FreezeHyperparameters(tmp_path))
     fit(model, halve, kl.FreezeHyperparameters(tmp_path))
     assert len(load_record(tmp_path).timeline) == 4
-    model.optimizer.learning_rate = 1.0
-    with pytest.raises(kl.FrozenHyperparameterError, match=r"learning_rate: 0.01 -> 1.0"):
-        fit(model, halve, kl.FreezeHyperparameters(tmp_path))
+    again = restored(build())
+    again.optimizer.learning_rate = 0.005  # as it was on the way
+    fit(again, halve, kl.FreezeHyperparameters(tmp_path))
+    assert len(load_record(tmp_path).resumptions) == 2
+    other = restored(build())
+    other.optimizer.learning_rate = 1.0
+    with pytest.raises(kl.FrozenHyperparameterError, match=r"learning_rate: .* -> 1.0"):
+        fit(other, halve, kl.FreezeHyperparameters(tmp_path))
 
 
 def test_a_plan_resumes_before_and_behind_what_it_unfroze(tmp_path):
@@ -263,7 +277,7 @@ def test_a_plan_resumes_before_and_behind_what_it_unfroze(tmp_path):
     model = new()
     again(model)
     again(model)
-    again(new())
+    again(restored(new()))
     assert len(load_record(tmp_path).resumptions) == 2
 
 
@@ -271,12 +285,12 @@ def test_other_hyperparameters_are_refused_before_the_first_step(tmp_path):
     fit(build(), kl.FreezeHyperparameters(tmp_path, {"a": 1}))
     before = load_record(tmp_path)
     files = sorted(tmp_path.iterdir())
-    model = build(keras.optimizers.Adam(0.02))
+    model = restored(build(keras.optimizers.Adam(0.02)))
     weights = weights_fingerprint(model)
     with pytest.raises(kl.FrozenHyperparameterError) as caught:
         fit(model, kl.FreezeHyperparameters(tmp_path, {"a": 1.0}), epochs=3)
     message = str(caught.value)
-    assert "training/epochs: 2 -> 3" in message
+    assert "training/epochs" not in message
     assert "training/learning_rate: 0.01 -> 0.02" in message
     assert "user/a: 1 -> 1.0" in message
     assert "log_dir of its own" in message
@@ -286,10 +300,8 @@ def test_other_hyperparameters_are_refused_before_the_first_step(tmp_path):
 
 
 def test_keys_that_may_differ_can_be_named(tmp_path):
-    model = build()
-    for epochs in (1, 2):
-        frozen = kl.FreezeHyperparameters(tmp_path, ignore=["training/epochs"])
-        fit(model, frozen, epochs=epochs, initial_epoch=epochs - 1)
+    for model, user in ((build(), 1), (restored(build()), 2)):
+        fit(model, kl.FreezeHyperparameters(tmp_path, {"a": user}, ignore=["user/a"]))
     assert load_record(tmp_path).resumptions[0]["step"] == 2
 
 
@@ -401,7 +413,10 @@ def test_a_loop_that_ends_without_a_word_is_closed_by_the_next(tmp_path):
         [kl.FreezeHyperparameters(tmp_path)], model=model, epochs=1
     )
     callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    model.train_on_batch(x, y)
     callbacks.on_train_begin()
+    assert "another began" in load_record(tmp_path).error
     callbacks.on_train_end()
     record = load_record(tmp_path)
     assert record.status == "finished"
@@ -419,6 +434,8 @@ def test_what_cannot_be_kept_is_refused_by_the_constructor(tmp_path):
         kl.FreezeHyperparameters(tmp_path, ignore="a")
     with pytest.raises(RuntimeError, match="before training"):
         _ = kl.FreezeHyperparameters(tmp_path).record
+    with pytest.raises(ValueError, match="'often'"):
+        kl.FreezeHyperparameters(tmp_path, resume="often")
 
 
 def test_a_disk_that_fails_in_mid_run_does_not_end_training(tmp_path, monkeypatch):
@@ -436,10 +453,15 @@ def test_a_disk_that_fails_in_mid_run_does_not_end_training(tmp_path, monkeypatc
 
 
 def test_a_damaged_record_is_not_written_over(tmp_path):
-    (tmp_path / "hyperparameters.json").write_text("{")
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / "hyperparameters.json").write_text("{")
+    fit(build(), kl.FreezeHyperparameters(place))
+    assert load_record(tmp_path / "run-2").status == "finished"
+    (place / "hyperparameters.json").write_text("{")
     with pytest.raises(RecordError, match="can not be read"):
-        fit(build(), kl.FreezeHyperparameters(tmp_path))
-    assert (tmp_path / "hyperparameters.json").read_text() == "{"
+        fit(restored(build(), 9), kl.FreezeHyperparameters(place))
+    assert (place / "hyperparameters.json").read_text() == "{"
 
 
 def test_a_directory_that_cannot_be_written_is_an_error_at_the_start(tmp_path):

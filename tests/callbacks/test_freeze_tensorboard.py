@@ -60,10 +60,13 @@ class Scalars(keras.callbacks.Callback):
         writer.close()
 
 
-def train(log_dir, *callbacks, epochs=2):
+def train(log_dir, *callbacks, epochs=2, restored_at=0):
     keras.utils.clear_session(free_memory=False)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name="d")])
     model.compile("sgd", "mse", metrics=["mae"])
+    if restored_at:  # as from a checkpoint of the run in `log_dir`
+        model.optimizer.build(model.trainable_variables)
+        model.optimizer.iterations.assign(restored_at)
     frozen = kl.FreezeHyperparameters(log_dir, USER)
     with contextlib.suppress(KeyboardInterrupt):
         model.fit(
@@ -96,7 +99,7 @@ def train_again(log_dir):
     class Interrupt(keras.callbacks.Callback):
         pass
 
-    return train(log_dir, Interrupt())
+    return train(log_dir, Interrupt(), restored_at=1)
 
 
 def _run(name):
@@ -239,7 +242,7 @@ def test_a_run_that_is_resumed_under_the_eyes_of_a_server(tmp_path, load_fast):
     train(tmp_path / "run")
     with serve(tmp_path, load_fast, ended(1)) as board:
         first = board.groups()["run"]["sessions"][0]
-        train(tmp_path / "run")
+        train(tmp_path / "run", restored_at=1)
         train(tmp_path / "other")
         board.wait(ended(2))
         groups = board.groups()

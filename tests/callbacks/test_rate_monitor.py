@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from keras import layers
 from tensorboard.util import tensor_util
-from test_events import read
 
 import keras_layerwise as kl
 from keras_layerwise.storage import schema
 from keras_layerwise.storage.schema import Series
+from tests.shared.drift import read
 
 X, Y = np.ones((16, 3), "float32"), np.ones((16, 2), "float32")
 

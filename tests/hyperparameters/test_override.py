@@ -263,6 +263,74 @@ def test_layers_are_picked_by_name_path_glob_class_identity_and_question():
         assert inner.layers[0].activation is keras.activations.relu
 
 
+@pytest.mark.parametrize(
+    "selector",
+    [
+        "inner/body/kernel",
+        "*/body/bias",
+        lambda layer, weight: layer.name == "body" and weight.name == "bias",
+    ],
+)
+def test_what_picks_a_weight_as_a_rule_picks_the_layer_that_owns_it(selector):
+    inner = keras.Sequential([keras.Input((4,)), dense(activation="relu")], name="inner")
+    kl.override(build(inner), {selector: {"activation": "tanh"}})
+    assert inner.layers[0].activation is keras.activations.tanh
+
+
+def test_every_layer_of_one_name_is_changed_and_a_shared_one_once():
+    class Twice(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = dense(), dense()
+            self.again = self.a
+
+        def call(self, inputs):
+            return self.a(inputs) + self.b(inputs) + self.again(inputs)
+
+    model = Twice()
+    model(x)
+    made = kl.override(model, {"body": {"activation": "relu"}})
+    assert {layer.activation for layer in (model.a, model.b)} == {keras.activations.relu}
+    assert len(made.changes) == 2
+
+
+@pytest.mark.parametrize("value", [0.1, "relu", None, ["relu"]])
+def test_what_is_no_mapping_of_settings_is_named_with_its_selector(value):
+    with pytest.raises(kl.RuleError, match=r"\{attribute: value\}.*'body'"):
+        kl.override(build(dense()), {"body": value})
+
+
+def test_what_only_building_reads_is_refused():
+    class Scaled(keras.layers.Layer):
+        def __init__(self, start=1.0, power=1.0, **kwargs):
+            super().__init__(**kwargs)
+            self.start, self.power = start, power
+
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+            self.scale.assign(self.start)
+
+        def call(self, inputs):
+            return inputs * self.scale**self.power
+
+    model = build(Scaled(2.0, name="scaled"))
+    with pytest.raises(kl.RuleError, match="'start' of 'scaled' cannot change after building"):
+        kl.override(model, {"scaled": {"start": 3.0}})
+    before = predict(model)
+    kl.override(model, {"scaled": {"power": 2.0}})
+    bias = keras.ops.convert_to_numpy(model.get_layer("head").bias)
+    np.testing.assert_allclose(predict(model) - bias, 2 * (before - bias), rtol=1e-5)
+
+
+def test_two_overridden_dropouts_do_not_drop_alike():
+    drops = [keras.layers.Dropout(0.0, name=name) for name in "ab"]
+    model = build(*drops)
+    kl.override(model, {keras.layers.Dropout: {"rate": 0.5}})
+    ones = np.ones((1, 64), "float32")
+    kept = [keras.ops.convert_to_numpy(drop(ones, training=True)) for drop in drops]
+    assert not np.array_equal(*kept)
+
+
 def test_settings_of_layers_that_are_made_of_layers():
     recurrent = keras.layers.LSTM(2, name="recurrent")
     attention = keras.layers.MultiHeadAttention(1, 2, name="attention")

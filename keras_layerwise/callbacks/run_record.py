@@ -1,0 +1,153 @@
+"""What is noted in a run record while a run goes on: pure functions from record to record."""
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from keras_layerwise.storage.record import DIVERGED, FINISHED, Record
+from keras_layerwise.storage.values import (
+    ABSENT,
+    UNKNOWN,
+    Difference,
+    as_text,
+    differences,
+    flat,
+)
+
+RATE = "training/learning_rate"
+BUDGET = (
+    "training/data_fingerprint*",
+    "training/epochs",
+    "training/samples",
+    "training/steps_per_epoch",
+    "training/validation_data",
+    "training/validation_freq",
+)
+"""Globs of keys that may change without making it another run: how long, and on what, it trains."""
+
+
+def is_rate(key: str) -> bool:
+    """Whether `key` is the learning rate itself, whose changes are a timeline."""
+    return (
+        key.startswith("training/")
+        and key.endswith("/learning_rate")
+        and (key == RATE or key.startswith("training/optimizer/"))
+    )
+
+
+def matches(key: str, globs: Iterable[str]) -> bool:
+    """Whether one of the `globs` matches `key`.
+
+    Example:
+    >>> matches("training/epochs", BUDGET), matches("training/batch_size", BUDGET)
+    (True, False)
+    """
+    return any(fnmatch.fnmatchcase(key, glob) for glob in globs)
+
+
+def history_of(record: Record) -> dict[str, list[Any]]:
+    """Every value that each key of the run has had, the first at the front."""
+    values = {key: [value] for key, value in flat(record.hyperparameters).items()}
+    steps = [
+        *record.changes,
+        *record.overrides,
+        *record.violations,
+        *({"key": RATE, **change} for change in record.timeline),
+    ]
+    between = [
+        {"step": phase["step"], **change} for phase in record.phases for change in phase["changes"]
+    ]
+    # Changes of one step: what a fit changed at its end comes before what the next began with.
+    for change in sorted([*steps, *between], key=lambda change: change["step"] or 0):
+        values.setdefault(change["key"], [ABSENT]).append(change["new"])
+    return values
+
+
+def unlike(record: Record, now: Mapping[str, Any], ignored: Iterable[str]) -> list[Difference]:
+    """What of a configuration is nothing that the run has ever had.
+
+    What is unknown on one of the sides, and what may change, is not compared.
+    """
+    history = history_of(record)
+    found = []
+    for key in sorted({*history, *now}):
+        values, value = history.get(key, [ABSENT]), now.get(key, ABSENT)
+        if UNKNOWN in (value, values[0]) or matches(key, (*BUDGET, *ignored)):
+            continue
+        if all(differences({key: old}, {key: value}) for old in values):
+            found.append(Difference(key, values[-1], value))
+    return found
+
+
+def last_values(record: Record) -> dict[str, Any]:
+    """What the run was last configured with."""
+    last = {key: values[-1] for key, values in history_of(record).items()}
+    return {key: value for key, value in last.items() if value != ABSENT}
+
+
+def entries(found: Iterable[Difference], step: int) -> list[dict[str, Any]]:
+    """Changes as a record has them."""
+    return [{"step": step, **difference._asdict()} for difference in found]
+
+
+def with_results(
+    record: Record, logs: Mapping[str, Any], directions: Mapping[str, Callable[..., float]]
+) -> Record:
+    """The record with an epoch's results.
+
+    What is not a number is recorded as the word ``"nan"``, ``"inf"`` or
+    ``"-inf"``, and is the best only until there is a number.
+    """
+    final = dict(record.results.get("final", {}))
+    best = dict(record.results.get("best", {}))
+    for name, given in logs.items():
+        if "learning_rate" in name:
+            continue
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            continue
+        final[name] = value if math.isfinite(value) else str(value)
+        better = directions.get(name.removeprefix("val_"))
+        if better is not None and math.isfinite(value):
+            best[name] = better(best.get(name, value), value)
+    return replace(record, results={"final": final, "best": best})
+
+
+def numbers(results: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the results that are numbers.
+
+    Example:
+    >>> numbers({"loss": "nan", "mae": 0.5})
+    {'mae': 0.5}
+    """
+    return {name: value for name, value in results.items() if not isinstance(value, str)}
+
+
+def status_at_end(record: Record) -> str:
+    """``"diverged"`` where a loss ended as no number, else ``"finished"``.
+
+    Example:
+    >>> status_at_end(Record({}, results={"final": {"loss": "nan"}}))
+    'diverged'
+    """
+    final = record.results.get("final", {})
+    losses = [value for name, value in final.items() if name.endswith("loss")]
+    return DIVERGED if any(isinstance(value, str) for value in losses) else FINISHED
+
+
+def lines(found: Iterable[Difference]) -> str:
+    """Differences, one a line, for errors."""
+    return "\n".join(f"  {difference}" for difference in found)
+
+
+def markdown(record: Record) -> str:
+    """The record as a table; what would end a cell is written out."""
+    rows = ["| hyperparameter | value |", "|---|---|"]
+    for key, value in flat(record.values).items():
+        text = as_text(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+        rows.append(f"| {key} | {text} |")
+    rows += [f"| fingerprint/{key} | {value} |" for key, value in record.fingerprints.items()]
+    return "\n".join(rows)

@@ -1,0 +1,267 @@
+"""Which run a ``fit`` belongs to, decided once for all of its callbacks, and the run's steps."""
+
+import contextlib
+import threading
+import time
+import weakref
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_layerwise.backend.processes import is_chief
+from keras_layerwise.errors import FrozenHyperparameterError
+from keras_layerwise.hyperparameters.fit import step_count, trains_itself
+from keras_layerwise.model import structure
+from keras_layerwise.storage import run_file
+from keras_layerwise.storage.run_file import Mark
+
+RESUME = ("auto", "must", "never")
+_SIGN_OF_LIFE = 30.0  # seconds between two within an epoch
+_SAMPLE = 1 << 16  # elements of each weight that tell whether the weights are the same
+
+_lock = threading.RLock()
+
+
+class Run:
+    """One training: its directory, and its one growing line of steps.
+
+    Attributes:
+        directory: absolute; None where nothing is written.
+        began: how the ``fit`` that is going on came to it: ``"new"``, ``"continued"`` by
+            the same model in this process, or ``"resumed"`` from a checkpoint.
+        is_late: whether training went on before the run could begin.
+    """
+
+    def __init__(self, directory: Path | None, mark: Mark, began: str, weights: int | None) -> None:
+        self.directory = directory
+        self.began = began
+        self.is_late = False
+        self._mark = mark
+        self._weights = weights
+        # A count of the optimizers plus this is the run's step.
+        self._offset = mark.step - mark.last
+        self._step = 0
+        self._batches = self._before_epoch = 0
+        self._batch: int | None = None
+        self._alive = time.monotonic()
+
+    def step(self, model: Any) -> int:
+        """The run's step: grows over every ``fit``, also where `model` is compiled anew."""
+        counted = self._batches if trains_itself(model) else step_count(model)
+        self._offset = max(self._offset, self._step - counted)
+        self._step = counted + self._offset
+        return self._step
+
+    @property
+    def last_step(self) -> int:
+        """The step that was last asked for, for a state that can no longer be read."""
+        return self._step
+
+    def begins_anew(self, model: Any) -> bool:
+        """Whether `model` is as it was when the run began: a new run begins."""
+        return (
+            step_count(model) == 0
+            and self._weights is not None
+            and self._weights == weights_digest(model)
+        )
+
+    def continue_with(self, model: Any) -> None:
+        """Goes on with another ``fit`` of the same model."""
+        self.began = "continued"
+        self.step(model)
+
+    def begin_epoch(self, steps: int | None) -> None:
+        """Counts batches from here; `steps` is their number where it is known."""
+        self._before_epoch, self._batch = self._batches, None
+        self._mark = _changed(self._mark, ahead=steps)
+
+    def begin_batch(self, batch: int) -> None:
+        """Counts the batches before this one of the epoch."""
+        self._batch = batch
+        self._batches = self._before_epoch + batch
+
+    def end_epoch(self, per_call: int, steps: int | None) -> None:
+        """Counts the batch that was going on; `per_call` batches go in one call."""
+        if self._batch is not None:
+            done = self._batch + per_call
+            self._batches = self._before_epoch + (done if steps is None else min(done, steps))
+            self._batch = None
+            self._before_epoch = self._batches
+
+    def is_silent(self) -> bool:
+        """Whether it is time for another sign of life."""
+        return time.monotonic() - self._alive > _SIGN_OF_LIFE
+
+    def save(self, model: Any, ended: bool = False) -> None:
+        """Writes how far the run is, and that it lives; a failing disk ends no training."""
+        with contextlib.suppress(Exception):  # an interrupted step can leave no state to read
+            step = self.step(model)
+            last = max(self._mark.last, step_count(model))
+            ahead = None if trains_itself(model) else self._mark.ahead
+            self._mark = _changed(self._mark, last=last, step=step, ahead=ahead)
+        self._mark = _changed(self._mark, ended=ended, seen=run_file.now())
+        self._alive = time.monotonic()
+        if self.directory is not None and is_chief():
+            with contextlib.suppress(OSError):
+                run_file.write(self.directory, self._mark)
+
+
+class Fit:
+    """The callbacks of one ``fit`` that ask for the same directory, until it is decided.
+
+    It is decided when training begins, after all callbacks' ``on_train_begin``:
+    one that comes later, such as ``BackupAndRestore``, may restore the model.
+    """
+
+    def __init__(self, directory: Path | None, count: int) -> None:
+        self.directory = directory
+        self.names: set[str | None] = {None if directory is None else str(directory)}
+        self.members: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.run: Run | None = None
+        self.is_refused = False
+        self._count = count
+
+    def decide(self, model: Any, late: bool = False) -> Run:
+        """The run of this ``fit``: found, or begun.
+
+        Args:
+            model: what is trained.
+            late: whether training went on already, in a loop that said nothing of it.
+
+        Raises:
+            FrozenHyperparameterError: where the configuration is another than
+                that of the run that the model's steps belong to, or ``resume="must"``
+                and there is none.
+            OSError: where the directory cannot be made.
+        """
+        with _lock:
+            if self.run is None:
+                self.is_refused = True  # unless what follows does not raise
+                modes = {member.resume for member in self.members}
+                found = None if "never" in modes else self._found(model)
+                self.run = found or self._new(model, modes, late)
+                self.is_refused = False
+                for name in self.names:
+                    _runs.setdefault(model, {})[name] = self.run
+                waiting = _fits.get(model, {})
+                if waiting.get(self.directory) is self:
+                    del waiting[self.directory]
+            return self.run
+
+    def _found(self, model: Any) -> Run | None:
+        runs = _runs.get(model, {})
+        for known in filter(None, map(runs.get, self.names)):
+            if _exists(known.directory) and not known.begins_anew(model):
+                known.continue_with(model)
+                return known
+        count = step_count(model)
+        if not count or self.directory is None:
+            return None
+        refused = []
+        for directory in run_file.runs(self.directory):
+            mark = run_file.read(directory)
+            if mark is not None and not mark.holds(count):
+                continue
+            differences = [d for member in self.members for d in member.differences_from(directory)]
+            if not differences:
+                return _resumed(directory, mark, model, count)
+            refused.append((directory, differences))
+        if not refused:
+            return None
+        directory, differences = refused[0]
+        lines = "\n".join(f"  {difference}" for difference in differences)
+        raise FrozenHyperparameterError(
+            f"The model's {count} steps belong to the run in {str(directory)!r}, which was "
+            f"configured otherwise:\n{lines}\n"
+            "Train with the recorded values to continue that run; or begin a new one: give it "
+            "a log_dir of its own or FreezeHyperparameters(resume='never'); or name the keys "
+            "that may differ in FreezeHyperparameters(ignore=[...])."
+        )
+
+    def _new(self, model: Any, modes: Iterable[str], late: bool) -> Run:
+        count = step_count(model)
+        if "must" in modes and is_chief():
+            raise FrozenHyperparameterError(
+                f"resume='must', but no run in {str(self.directory)!r} can be continued by this "
+                f"model: it has made {count} steps. Restore it from a checkpoint of the run before "
+                "training, or use resume='auto'."
+            )
+        mark = Mark(first=self._count if late else count, last=count, step=count)
+        directory = self.directory
+        if directory is not None and is_chief():
+            directory = run_file.claim(directory, mark)
+            if directory != self.directory:
+                with contextlib.suppress(OSError):  # standard output may go to a full disk
+                    print(
+                        f"keras_layerwise: {str(self.directory)!r} holds another run; this one is "
+                        f"recorded in {str(directory)!r}."
+                    )
+        run = Run(directory, mark, "new", None if late else weights_digest(model))
+        run.is_late = late and count != self._count
+        run.step(model)
+        return run
+
+
+# Values must not refer to the models, or the models could never be freed.
+_runs: "weakref.WeakKeyDictionary[Any, dict[str | None, Run]]" = weakref.WeakKeyDictionary()
+_fits: "weakref.WeakKeyDictionary[Any, dict[Path | None, Fit]]" = weakref.WeakKeyDictionary()
+
+
+def join(model: Any, member: Any, asked: str | None) -> Fit:
+    """Takes a callback into the ``fit`` of `model` that is about to begin.
+
+    A relative directory becomes absolute here: the program may go elsewhere later.
+    """
+    directory = None if asked is None else Path(asked).absolute()
+    with _lock:
+        waiting = _fits.setdefault(model, {})
+        fit = waiting.get(directory)
+        if fit is None or member in fit.members:
+            fit = waiting[directory] = Fit(directory, step_count(model))
+        fit.members.add(member)
+        fit.names.add(asked)
+        return fit
+
+
+def weights_digest(model: Any) -> int | None:
+    """A number that other weights do not share; None where they cannot be read here.
+
+    Of a large weight evenly spaced elements are read: training moves most of them.
+    """
+    if not model.built:
+        return None
+    digest = 0
+    try:
+        for site in structure.sites(model):
+            value = np.asarray(keras.ops.convert_to_numpy(site.weight.value)).reshape(-1)
+            value = value[:: max(1, value.size // _SAMPLE)]
+            digest = zlib.crc32(np.ascontiguousarray(value).view(np.uint8).data, digest)
+    except (RuntimeError, ValueError, TypeError):  # other processes hold parts of the weights
+        return None
+    return digest
+
+
+def _resumed(directory: Path, mark: Mark | None, model: Any, count: int) -> Run:
+    if mark is None:  # of an earlier version, or torn by a power cut
+        mark = Mark(first=0, last=count, step=count)
+    step = mark.step - mark.last + count
+    if trains_itself(model) and mark.last > mark.first:
+        # Batches, of which each may have taken several steps of an optimizer.
+        step = round(mark.step * (count - mark.first) / (mark.last - mark.first))
+    run = Run(directory, _changed(mark, last=count, step=step), "resumed", None)
+    if trains_itself(model):
+        run._offset = step
+    run.step(model)
+    return run
+
+
+def _exists(directory: Path | None) -> bool:
+    return directory is None or run_file.holds_run(directory)
+
+
+def _changed(mark: Mark, **changes: Any) -> Mark:
+    return Mark(**{**vars(mark), **changes})

@@ -1,0 +1,1 @@
+"""What the command ``keras-layerwise`` shows: records and drift in, lines of text out."""
