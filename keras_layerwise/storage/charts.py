@@ -1,5 +1,6 @@
 """What TensorBoard draws without a plugin, and Matplotlib figures: pure, values in, charts out."""
 
+import io
 import re
 import struct
 import zlib
@@ -113,7 +114,15 @@ def figure(
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(9, 4 + 0.16 * len(rows)), layout="constrained")
+    class Shown(Figure):
+        """Shows itself in a notebook, also where pyplot was never imported."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    drawn = Shown(figsize=(9, 4 + 0.16 * len(rows)), layout="constrained")
     above, below = drawn.subplots(2, 1, height_ratios=[max(1.0, 0.08 * len(rows)), 1.0])
     magnitude = np.ma.masked_invalid(np.abs(values.T))
     positive = magnitude[magnitude > 0].compressed()

@@ -56,6 +56,7 @@ class TestOwnStatistic:
         assert f"{drift.history['rms'][-1, 0]:.6g}" in printed[0]
         assert "rms" in drift._repr_html_()
         assert drift.plot("rms").axes[0].get_title().startswith("rms")
+        assert drift.plot("rms")._repr_png_().startswith(b"\x89PNG")  # a notebook asks for it
 
     def test_every_series_says_how_its_statistic_reads(self, tmp_path):
         fit(classifier(), kl.WeightDrift(tmp_path, statistics=schema.STATISTICS), epochs=1)
