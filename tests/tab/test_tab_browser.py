@@ -152,7 +152,7 @@ class TestPictures:
         (full,) = tab.locator("#runs label", has_text=FULL).all()
         full.locator(".badge").wait_for()
         assert full.inner_text().split() == [FULL, "⚠", "1", "alarm", "✔", "finished"]
-        (long,) = tab.locator("#runs label", has_text=logs[2]).all()
+        (long,) = tab.locator(f"#runs label[title={json.dumps(logs[2])}]").all()
         assert "3 alarms" in long.inner_text()
         name = long.locator(".name")
         assert name.get_attribute("title") == logs[2]
@@ -258,7 +258,7 @@ class TestLines:
     def test_the_rates_are_those_of_the_optimizer(self, page, board):
         tab = opened(page, board, runs=ONE, layers='["head", "block_6", "stem"]')
         head, half, stem = tab.locator("#lines").evaluate(
-            "chart => chart.data.filter(t => t.yaxis === 'y2').map(t => [t.y[0], t.y.at(-1)])"
+            "chart => chart.data.filter(t => t.line?.shape === 'vh').map(t => [t.y[0], t.y.at(-1)])"
         )
         assert head == [np.float32(0.01), pytest.approx(0.01 * 0.9**19)]
         assert half == [np.float32(0.005), pytest.approx(0.005 * 0.9**19)]
@@ -424,7 +424,8 @@ class TestText:
         assert tab.locator("#chips button").inner_text().startswith(HOSTILE)
         assert HOSTILE in tab.locator("#alarms").inner_text()
         assert HOSTILE in tab.locator("#hyperparameters").inner_text()
-        assert logs[2] in tab.locator("#runs").inner_text()
+        titles = tab.locator("#runs label").evaluate_all("all => all.map(e => e.title)")
+        assert logs[2] in titles
         point_at(page, tab, HOSTILE, 20, len(STEPS))
         assert tab.locator("#tooltip strong").inner_text() == HOSTILE
 
