@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from keras_layerwise import registration
 
 if TYPE_CHECKING:
+    from keras_layerwise.callbacks.auto_freeze import AutoFreeze as AutoFreeze
     from keras_layerwise.callbacks.freeze import FreezeHyperparameters as FreezeHyperparameters
     from keras_layerwise.callbacks.rate_monitor import LearningRateMonitor as LearningRateMonitor
     from keras_layerwise.callbacks.unfreeze import GradualUnfreeze as GradualUnfreeze
@@ -26,14 +27,15 @@ if TYPE_CHECKING:
     from keras_layerwise.hyperparameters.override import override as override
     from keras_layerwise.model.outline import Outline as Outline
     from keras_layerwise.model.outline import outline as outline
+    from keras_layerwise.optimizer.attachment import optimizer_of as optimizer_of
     from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
     from keras_layerwise.optimizer.presets import discriminative as discriminative
     from keras_layerwise.optimizer.presets import layer_decay as layer_decay
     from keras_layerwise.optimizer.presets import lora_plus as lora_plus
     from keras_layerwise.optimizer.presets import no_weight_decay as no_weight_decay
-    from keras_layerwise.optimizer.rules import Assignment as Assignment
     from keras_layerwise.optimizer.rules import Rule as Rule
     from keras_layerwise.optimizer.rules import Rules as Rules
+    from keras_layerwise.optimizer.summary import Assignment as Assignment
     from keras_layerwise.storage.record import Record as Record
     from keras_layerwise.storage.record import load_record as load_record
     from keras_layerwise.storage.sinks import CSVSink as CSVSink
@@ -41,16 +43,17 @@ if TYPE_CHECKING:
 
 # A submodule must not share a public name: importing it would overwrite the attribute.
 _MODULES = {
-    "Assignment": "optimizer.rules",
+    "Assignment": "optimizer.summary",
+    "AutoFreeze": "callbacks.auto_freeze",
     "CSVSink": "storage.sinks",
     "FreezeHyperparameters": "callbacks.freeze",
     "FrozenHyperparameterError": "errors",
     "GradualUnfreeze": "callbacks.unfreeze",
     "LayerwiseOptimizer": "optimizer.layerwise",
     "LearningRateMonitor": "callbacks.rate_monitor",
+    "Outline": "model.outline",
     "Override": "hyperparameters.override",
     "Record": "storage.record",
-    "Outline": "model.outline",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
     "Rules": "optimizer.rules",
@@ -65,6 +68,7 @@ _MODULES = {
     "load_record": "storage.record",
     "lora_plus": "optimizer.presets",
     "no_weight_decay": "optimizer.presets",
+    "optimizer_of": "optimizer.attachment",
     "outline": "model.outline",
     "override": "hyperparameters.override",
     "reestimate_averages": "drift.interpolation",
@@ -73,6 +77,7 @@ _MODULES = {
 __version__ = "0.1.0"
 __all__ = [
     "Assignment",
+    "AutoFreeze",
     "CSVSink",
     "FreezeHyperparameters",
     "FrozenHyperparameterError",
@@ -97,6 +102,7 @@ __all__ = [
     "load_record",
     "lora_plus",
     "no_weight_decay",
+    "optimizer_of",
     "outline",
     "override",
     "reestimate_averages",
