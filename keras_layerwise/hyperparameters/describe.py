@@ -52,6 +52,12 @@ def describe(value: Any, depth: int = 0) -> Any:
     >>> describe([keras.initializers.Zeros(), keras.activations.relu, 0.5])
     ['Zeros()', 'relu', 0.5]
     """
+    if value is None or type(value) in (bool, int):
+        return value
+    if type(value) is float:
+        return plain(_short(value))
+    if isinstance(value, str):
+        return plain(value)
     if depth > _DEEPEST:
         return UNKNOWN
     inner = functools.partial(describe, depth=depth + 1)
@@ -68,7 +74,7 @@ def describe(value: Any, depth: int = 0) -> Any:
         return _array_text(value)
     if not callable(value):
         try:
-            return plain(_short(value) if type(value) is float else value)
+            return plain(value)
         except TypeError:
             pass
     return _callable_text(value, inner) or _object_text(value, inner)
