@@ -378,6 +378,27 @@ def decay_weights(optimizer: Any, weights: Sequence[Any]) -> None:
     type(optimizer)._apply_weight_decay(optimizer, weights)
 
 
+def pull_weights(
+    optimizer: Any, weights: Sequence[Any], targets: Sequence[Any], factors: Sequence[Any]
+) -> None:
+    """Moves each weight towards its target: w ← w − factor·(w − target), on every replica."""
+    if backend() != "tensorflow":
+        for weight, target, factor in zip(weights, targets, factors, strict=True):
+            step = keras.ops.cast(factor, weight.dtype)
+            weight.assign(weight - (weight - target) * step)
+        return
+    import tensorflow as tf
+
+    def pull(variable: Any, target: Any, factor: Any) -> None:
+        variable.assign_sub((variable - target) * tf.cast(factor, variable.dtype))
+
+    def of_all(strategy: Any, *steps: Any) -> None:
+        for weight, target, step in zip(weights, targets, steps, strict=True):
+            strategy.extended.update(weight.value, pull, args=(target.value, step), group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(of_all, strategy_of(optimizer), *factors)
+
+
 def view_of(
     optimizer: Any,
     without: frozenset[str],

@@ -285,6 +285,7 @@ class LayerwiseOptimizer(Stepper):
         """
         if storing.ASSIGNMENT not in set(store.keys()) or not self.built:
             problem = "it is not built yet" if not self.built else "no LayerwiseOptimizer stored it"
+            self.state.check_initial(problem)
             warnings.warn(
                 f"The stored state is skipped for optimizer {self.name!r}: {problem}.",
                 stacklevel=2,

@@ -19,6 +19,8 @@ _LARGEST = (2 - 2**-23) * 2.0**127
 _SMALLEST = 2.0**-126  # what is smaller, processors flush to zero
 
 
+INITIAL = "initial"
+
 # The settings of a rule: a weight takes each from the first rule that says something about it.
 _SETTINGS = {
     "rate": ("multiplier", "learning_rate"),
@@ -45,7 +47,10 @@ class Rule:
         weight_decay: λ in w ← w − η_w·λ·w, a number ≥ 0; the inner
             optimizer's where it is None. What the inner optimizer excludes
             from decay stays excluded.
-        decay_to: not available yet, so None.
+        decay_to: ``"initial"``: the decay pulls towards w₀, the weight when the
+            optimizer was built (or when it joined): w ← w − η_w·λ·(w − w₀),
+            decoupled L2-SP (Li et al. 2018, arXiv 1802.01483). λ is
+            `weight_decay`, or the inner optimizer's.
         frozen: with True the weight is left out of the optimizer: no update,
             no decay, no slots, no average, no share in the global norm for
             clipping. The other settings count from the moment it is unfrozen.
@@ -81,8 +86,10 @@ class Rule:
             if value is None or (takes_schedule and isinstance(value, Schedule)):
                 continue
             object.__setattr__(self, name, check_number(name, value, takes_schedule))
-        if self.decay_to is not None:
-            raise RuleError(f"`decay_to` is not available yet; received {self.decay_to!r}.")
+        if self.decay_to not in (None, INITIAL):
+            raise RuleError(
+                f'`decay_to` is "initial", or None to decay towards 0; received {self.decay_to!r}.'
+            )
         if self.frozen is not None and not isinstance(self.frozen, bool):
             raise TypeError(f"`frozen` is True, False or None; received {self.frozen!r}.")
 
@@ -339,6 +346,21 @@ def some(items: Any, limit: int = 4) -> str:
     items = [repr(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def check_decay(path: str, rule: Rule, decay: float | None) -> None:
+    """Raises a `RuleError` where the weight at `path` is to decay, and nothing says how much.
+
+    Args:
+        path: of the weight.
+        rule: what holds for it.
+        decay: the inner optimizer's λ for all weights.
+    """
+    if rule.decay_to is not None and rule.weight_decay is None and decay is None:
+        raise RuleError(
+            f"{path!r} is to decay to its initial value, but no weight decay is set. Give one in "
+            'the rule, Rule(weight_decay=0.01, decay_to="initial"), or on the inner optimizer.'
+        )
 
 
 def check_rate(path: str, rule: Rule, eta: float | None, *, divides_by_rate: bool) -> None:

@@ -8,6 +8,9 @@ import keras
 
 from keras_layerwise.backend import internals
 
+INITIAL = "_initial_weights"
+"""The weights that decay pulls towards, kept as a slot is."""
+
 
 class Slots:
     """Holds the slots of an optimizer by attribute and position, None where there is none.
@@ -58,10 +61,32 @@ class Slots:
                         slot.assign(self.weights[position])
         self._show()
 
+    def keep_initial(self, positions: Sequence[int]) -> None:
+        """Keeps the weights at `positions` as they are now, but for those kept already."""
+        column = self.columns.get(INITIAL, [None] * len(self.weights))
+        new = [position for position in positions if column[position] is None]
+        if not new:
+            return
+        self.columns[INITIAL] = column
+        for position in new:
+            weight = self.weights[position]
+            with scope_of(self.optimizer):
+                kept = self.optimizer.add_variable_from_reference(weight, name="initial")
+            with internals.outside_graph():
+                kept.assign(weight)
+            column[position] = kept
+        self._show()
+
+    def initial(self, position: int) -> Any:
+        """Gives the variable that holds what a weight decays towards."""
+        return self.columns[INITIAL][position]
+
     def drop(self, positions: Sequence[int]) -> None:
         """Frees the slots of the weights at `positions`."""
         tracked = {id(variable) for variable in internals.state_of(self.optimizer)}
-        for column in self.columns.values():
+        for name, column in self.columns.items():
+            if name == INITIAL:  # what a weight began with cannot be made again
+                continue
             for position in positions:
                 if id(column[position]) in tracked:
                     internals.untrack(self.optimizer, column[position])
@@ -110,8 +135,8 @@ class Slots:
     def _show(self) -> None:
         """Gives the optimizer its lists, past TensorFlow's tracking of what they hold today."""
         optimizer = self.optimizer
-        for name, column in self.columns.items():
-            object.__setattr__(optimizer, name, column)
+        for name in self.columns.keys() - {INITIAL}:
+            object.__setattr__(optimizer, name, self.columns[name])
         internals.set_positions(
             optimizer,
             {internals.key_of(optimizer, weight): i for i, weight in enumerate(self.weights)},

@@ -7,10 +7,11 @@ import keras
 from keras import ops
 
 from keras_layerwise.backend import internals
+from keras_layerwise.errors import RuleError
 from keras_layerwise.optimizer import rules, storing, updates
 from keras_layerwise.optimizer.plan import Plan
 from keras_layerwise.optimizer.setting import Setting, number
-from keras_layerwise.optimizer.slots import Slots, scope_of
+from keras_layerwise.optimizer.slots import INITIAL, Slots, scope_of
 
 
 class State:
@@ -41,6 +42,8 @@ class State:
         is_known = isinstance(rate, keras.Variable) and not internals.in_graph()
         eta = number(rate) if is_known else None
         divides = isinstance(self.inner, keras.optimizers.Ftrl)
+        for setting in self.plan.settings:
+            rules.check_decay(setting.path, setting.rule, updates.decay_of_all(self.inner))
         for setting in (self.plan.settings[position] for position in self.plan.trained):
             rules.check_rate(setting.path, setting.rule, eta, divides_by_rate=divides)
 
@@ -54,9 +57,12 @@ class State:
         plan.note_slots(missing, held=True, step=0 if is_first else self.steps())
         if is_first or missing:
             self.slots.make(sorted({*stored, *missing}))
+        self._keep_initial()
         self._name()
         if self.updates is None:
-            self.updates = updates.install(self.inner, plan, self.multipliers, self.use_fused)
+            self.updates = updates.install(
+                self.inner, plan, self.multipliers, self.slots.initial, self.use_fused
+            )
         self.updates.multipliers = self.multipliers
         plan.finish()
 
@@ -66,6 +72,7 @@ class State:
         if missing:
             self.plan.note_slots(missing, held=True, step=self.steps())
             self.slots.make(missing)
+            self._keep_initial()
             self._name()
         before, now = internals.trained_by(self.owner), self.plan.weights_at(self.plan.active)
         self.slots.activate(self.plan.active)
@@ -113,12 +120,25 @@ class State:
         """
         stored = storing.stored_settings(store)
         # Stored before its first step, there is nothing to take over.
-        if not stored or storing.is_of_another_kind(store, self.variables(), self.owner.name):
+        if not stored:
+            return
+        if storing.is_of_another_kind(store, self.variables(), self.owner.name):
+            self.check_initial("it was stored by another kind of optimizer")
             return
         places = self._take_over(stored)
+        storing.check_initial(stored, places, store)
         storing.load(self.variables(), places, store)
         # What was stored without slots has new ones, and counts its steps from here.
         self.plan.note_slots(self._newer(places, stored), held=True, step=self.steps())
+
+    def check_initial(self, why: str) -> None:
+        """Raises a `RuleError` where weights decay to initial values that cannot be restored."""
+        if INITIAL in self.slots.columns:
+            raise RuleError(
+                "The weights that rules with decay_to='initial' pull towards cannot be restored: "
+                f"{why}. They would be what the model was built with. Load weights before the "
+                "optimizer is built, or a file of a model that was trained with these rules."
+            )
 
     def restore(self, stored: Sequence[Setting]) -> None:
         """Takes over the settings of a checkpoint, which restores variables by their names."""
@@ -136,10 +156,17 @@ class State:
         missing = [i for i, s in enumerate(plan.settings) if s.has_slots and not had[i]]
         if missing:
             self.slots.make(missing)
-            self._name()
+        self._keep_initial()
+        self._name()
         self.write_multipliers()
         self.activate()
         return places
+
+    def _keep_initial(self) -> None:
+        """Keeps what those weights are now that decay to it, but for what is kept already."""
+        self.slots.keep_initial(
+            [i for i, s in enumerate(self.plan.settings) if s.has_slots and s.rule.decay_to]
+        )
 
     def _newer(self, places: Iterable[int | None], stored: Sequence[Setting]) -> list[int]:
         """The positions of the weights that hold slots and were stored without."""

@@ -13,10 +13,12 @@ from keras import ops
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import selectors
 from keras_layerwise.optimizer.plan import Plan
-from keras_layerwise.optimizer.rules import Rule, Rules, Schedule
+from keras_layerwise.optimizer.rules import Rule, Rules, Schedule, some
 from keras_layerwise.optimizer.setting import Setting
+from keras_layerwise.optimizer.slots import INITIAL
 
 ASSIGNMENT = "assignment"
+_INITIAL = INITIAL.strip("_")
 
 
 # A plan.
@@ -77,7 +79,7 @@ def stored_settings(store: Any) -> list[Setting]:
 def is_of_another_kind(store: Any, state: Mapping[str, Any], name: str) -> bool:
     """Whether the stored state is of another kind of optimizer, which is then said."""
     kinds = {key.partition(".")[0] for key in set(store.keys()) - {ASSIGNMENT}}
-    missing = {key.partition(".")[0] for key in state} - kinds
+    missing = {key.partition(".")[0] for key in state} - kinds - {_INITIAL}
     if missing:
         warnings.warn(
             f"The stored state is skipped for optimizer {name!r}: it was stored by another kind of "
@@ -85,6 +87,24 @@ def is_of_another_kind(store: Any, state: Mapping[str, Any], name: str) -> bool:
             stacklevel=3,
         )
     return bool(missing)
+
+
+def check_initial(stored: Sequence[Setting], places: Sequence[int | None], store: Any) -> None:
+    """Raises a `RuleError` where a weight's initial value was to be stored and is not there."""
+    names = set(store.keys())
+    lost = [
+        stored[place].path
+        for place in places
+        if place is not None
+        and stored[place].rule.decay_to
+        and stored[place].has_slots
+        and f"{_INITIAL}.{place}" not in names
+    ]
+    if lost:
+        raise RuleError(
+            f"The stored state lacks what {some(lost)} began with, towards which decay_to='initial'"
+            " pulls. Load a file that holds it whole, or give new rules."
+        )
 
 
 def load(state: Mapping[str, Any], places: Sequence[int | None], store: Any) -> None:
@@ -172,6 +192,7 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
         "multiplier": _value_to_json(rule.multiplier),
         "learning_rate": _value_to_json(rule.learning_rate),
         "weight_decay": rule.weight_decay,
+        **({} if rule.decay_to is None else {"decay_to": rule.decay_to}),
         "frozen": rule.frozen,
     }
 
@@ -182,6 +203,7 @@ def rule_from_json(data: Mapping[str, Any]) -> Rule:
         multiplier=_value_from_json(data["multiplier"]),
         learning_rate=_value_from_json(data["learning_rate"]),
         weight_decay=data["weight_decay"],
+        decay_to=data.get("decay_to"),
         frozen=data["frozen"],
     )
 

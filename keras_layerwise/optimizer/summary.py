@@ -9,7 +9,7 @@ import numpy as np
 from keras_layerwise.backend import internals
 from keras_layerwise.optimizer.plan import Plan
 from keras_layerwise.optimizer.rules import Schedule
-from keras_layerwise.optimizer.setting import number
+from keras_layerwise.optimizer.setting import Setting, number
 from keras_layerwise.tables import number as as_text
 from keras_layerwise.tables import render
 
@@ -79,6 +79,11 @@ def assignments(plan: Plan, optimizer: Any, positions: Iterable[int]) -> tuple[A
     return tuple(found)
 
 
+def _decay(entry: Assignment, setting: Setting) -> str:
+    text = as_text(entry.weight_decay)
+    return f"{text} to {setting.rule.decay_to}" if setting.rule.decay_to else text
+
+
 def table(
     name: str, plan: Plan, optimizer: Any, size_of: Callable[[int], int], per_weight: bool
 ) -> str:
@@ -112,7 +117,7 @@ def table(
                 _each(rule for entry in entries for rule in (entry.rule or "-").split(" | ")),
                 _each("own" if e.multiplier is None else as_text(e.multiplier) for e in entries),
                 _each(as_text(entry.learning_rate) for entry in entries),
-                _each(as_text(entry.weight_decay) for entry in entries),
+                _each(_decay(entry, plan.settings[position]) for position, entry in members),
                 _each(_frozen(entry, position in trained) for position, entry in members),
                 *([f"{sum(idle.get(position, 0) for position, _ in members):,}"] if idle else []),
             )

@@ -5,7 +5,7 @@ update asks the plan for its own. PyTorch's fused update of all weights at once
 becomes one for each group of weights that share their settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,13 @@ from keras_layerwise.optimizer.plan import Plan
 from keras_layerwise.optimizer.setting import rate_of
 
 
-def install(optimizer: Any, plan: Plan, multipliers: Any, use_fused: bool) -> "Updates":
+def install(
+    optimizer: Any,
+    plan: Plan,
+    multipliers: Any,
+    initial: Callable[[int], Any],
+    use_fused: bool,
+) -> "Updates":
     """Replaces how a built optimizer updates and decays its weights.
 
     Args:
@@ -28,12 +34,14 @@ def install(optimizer: Any, plan: Plan, multipliers: Any, use_fused: bool) -> "U
             each step.
         multipliers: variable of shape ``(weights,)``, so that a multiplier can
             change without a new trace.
+        initial: gives the variable that holds what the weight at a position
+            decays towards, where its rule says so.
         use_fused: whether fused kernels may be used.
 
     Returns:
         What was installed, to be told where `multipliers` is another variable.
     """
-    updates = Updates(optimizer, plan, multipliers, use_fused)
+    updates = Updates(optimizer, plan, multipliers, initial, use_fused)
     in_groups = internals.updates_at_once(optimizer)
     updates.replaced = internals.replace_updates(
         optimizer,
@@ -71,8 +79,16 @@ class Step:
 class Updates:
     """Per-weight rates, decay and step counts around an optimizer's own update; see `install`."""
 
-    def __init__(self, optimizer: Any, plan: Plan, multipliers: Any, use_fused: bool) -> None:
+    def __init__(
+        self,
+        optimizer: Any,
+        plan: Plan,
+        multipliers: Any,
+        initial: Callable[[int], Any],
+        use_fused: bool,
+    ) -> None:
         self.optimizer, self.plan, self.multipliers = optimizer, plan, multipliers
+        self.initial = initial
         self.in_groups = internals.updates_at_once(optimizer)
         self.fused = fused.update_of(optimizer) if use_fused else None
         self.foreach = foreach.update_of(optimizer) if use_fused and self.in_groups else None
@@ -137,19 +153,24 @@ class Updates:
     def decay(self, variables: Sequence[Any]) -> None:
         """Decays `variables`, each at its own rate and decay."""
         optimizer, settings = self.optimizer, self.plan.settings
-        given = self._given()
+        given = decay_of_all(optimizer) is not None
         if not given and all(setting.rule.weight_decay is None for setting in settings):
             return
         learning_rate = optimizer.learning_rate
         groups: dict[Any, list[tuple[int, Any]]] = {}
+        pulled: list[tuple[int, Any]] = []
         for variable in variables:
             position = internals.index_of(optimizer, variable)
             rule = settings[position].rule
-            if internals.uses_decay(optimizer, variable) and (
-                given or rule.weight_decay is not None
-            ):
+            if not internals.uses_decay(optimizer, variable):
+                continue
+            if rule.decay_to is not None:
+                pulled.append((position, variable))
+            elif given or rule.weight_decay is not None:
                 own = (rule.multiplier, rule.learning_rate) if self.in_groups else position
                 groups.setdefault((own, rule.weight_decay), []).append((position, variable))
+        if pulled:
+            self._pull(pulled, learning_rate)
         members = [pair for found in groups.values() for pair in found]
         if self.foreach and len(groups) > 1:
             rates = self.rates(learning_rate)
@@ -168,6 +189,20 @@ class Updates:
             view = self._view(learning_rate=rate, weight_decay=decay)
             internals.decay_weights(view, [variable for _, variable in found])
 
+    def _pull(self, members: Sequence[tuple[int, Any]], learning_rate: Any) -> None:
+        """Decays weights towards what they began with: w ← w − η_w·λ·(w − w₀)."""
+        rates, of_all = self.rates(learning_rate), decay_of_all(self.optimizer)
+        owns = [self.plan.settings[position].rule.weight_decay for position, _ in members]
+        internals.pull_weights(
+            self.optimizer,
+            [variable for _, variable in members],
+            [self.initial(position) for position, _ in members],
+            [
+                ops.multiply(rates[position], of_all if own is None else own)
+                for (position, _), own in zip(members, owns, strict=True)
+            ],
+        )
+
     def rates(self, learning_rate: Any) -> tuple[Any, ...]:
         """Each weight's rate at this step, by position."""
         step = internals.step_counter(self.optimizer)
@@ -183,10 +218,11 @@ class Updates:
     def _rate(self, rule: Any, learning_rate: Any) -> Any:
         return rate_of(rule, learning_rate, internals.step_counter(self.optimizer))
 
-    def _given(self) -> bool:
-        """Whether the optimizer has a decay for all weights."""
-        names = ("weight_decay", "adam_weight_decay")
-        return any(getattr(self.optimizer, name, None) is not None for name in names)
-
     def _view(self, **changes: Any) -> Any:
         return internals.view_of(self.optimizer, self.replaced, **changes)
+
+
+def decay_of_all(optimizer: Any) -> float | None:
+    """The weight decay that an optimizer has for all weights, None where it has none."""
+    found = (getattr(optimizer, name, None) for name in ("weight_decay", "adam_weight_decay"))
+    return next((decay for decay in found if decay is not None), None)

@@ -1,0 +1,216 @@
+"""Decay towards the initial weights against its formula in NumPy, and across files and phases."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_layerwise as kl
+from tests.shared import models
+from tests.shared.models import fit, numpy, tensor, variable, weights_of
+
+PULL = kl.Rule(weight_decay=0.5, decay_to="initial")
+
+
+def test_the_published_answer():
+    """w = 3, w₀ = 1, η = 0.1, λ = 0.5 and gradient 0 under SGD give 2.9."""
+    w = variable([1.0])
+    optimizer = kl.LayerwiseOptimizer(keras.optimizers.SGD(0.1), {"w": PULL})
+    optimizer.build([w])
+    w.assign([3.0])
+    optimizer.apply([tensor([0.0])], [w])
+    np.testing.assert_allclose(numpy(w), [2.9], rtol=1e-6)
+
+
+def adam(gradients, w, w0, rate, decay):
+    """Keras's Adam in NumPy, with decay towards w0 before the update."""
+    m = v = 0.0
+    for t, g in enumerate(gradients, 1):
+        w = w - rate * decay * (w - w0)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        alpha = rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        w = w - alpha * m / (np.sqrt(v) + 1e-7)
+    return w
+
+
+def sgd(gradients, w, w0, rate, decay):
+    for g in gradients:
+        w = w - rate * decay * (w - w0)
+        w = w - rate * g
+    return w
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("make", "reference"),
+    [
+        (keras.optimizers.SGD, sgd),
+        (keras.optimizers.Adam, adam),
+        (lambda rate: keras.optimizers.AdamW(rate, weight_decay=0.9), adam),
+    ],
+    ids=["SGD", "Adam", "AdamW"],
+)
+def test_a_hundred_steps_in_numpy(make, reference, fused):
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=4)
+    gradients = rng.normal(size=(100, 4))
+    w = variable(start)
+    optimizer = kl.LayerwiseOptimizer(
+        make(0.01), {"w": kl.Rule(multiplier=0.5, weight_decay=0.3, decay_to="initial")},
+        fused=fused,
+    )  # fmt: skip
+    for gradient in gradients:
+        optimizer.apply([tensor(gradient)], [w])
+    expected = reference(gradients, start, start, 0.005, 0.3)
+    np.testing.assert_allclose(numpy(w), expected, rtol=2e-4, atol=2e-6)
+
+
+def test_the_inner_optimizers_decay_is_taken_where_the_rule_names_none():
+    w, v = variable([1.0]), variable([1.0], name="v")
+    inner = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer = kl.LayerwiseOptimizer(inner, {"w": kl.Rule(decay_to="initial")})
+    optimizer.build([w, v])
+    w.assign([3.0])
+    v.assign([3.0])
+    optimizer.apply([tensor([0.0]), tensor([0.0])], [w, v])
+    np.testing.assert_allclose(numpy(w), [2.9], rtol=1e-6)
+    np.testing.assert_allclose(numpy(v), [2.85], rtol=1e-6)
+
+
+def test_what_is_excluded_from_decay_is_not_pulled():
+    w = variable([1.0])
+    inner = keras.optimizers.SGD(0.1)
+    inner.exclude_from_weight_decay(var_names=["w"])
+    optimizer = kl.LayerwiseOptimizer(inner, {"w": PULL})
+    optimizer.build([w])
+    w.assign([3.0])
+    optimizer.apply([tensor([0.0])], [w])
+    np.testing.assert_array_equal(numpy(w), [3.0])
+
+
+def pulled(model=None, rules=None):
+    model = model or models.sequential()
+    rules = rules or {"body": kl.Rule(weight_decay=5.0, decay_to="initial")}
+    model.compile(kl.LayerwiseOptimizer(keras.optimizers.Adam(0.02), rules), "mse")
+    return model
+
+
+def test_a_model_stays_closer_to_where_it_began():
+    free = models.sequential()
+    free.compile(kl.LayerwiseOptimizer(keras.optimizers.Adam(0.02)), "mse")
+    held = pulled()
+    start = weights_of(held)[0]
+    for model in (free, held):
+        fit(model, epochs=10)
+    distances = [np.linalg.norm(weights_of(model)[0] - start) for model in (held, free)]
+    assert distances[0] < 0.6 * distances[1]
+
+
+@pytest.mark.parametrize("kind", ["keras", "weights"])
+def test_a_file_holds_what_the_weights_began_with(kind, tmp_path):
+    whole, first = pulled(), pulled()
+    for model in (whole, first):
+        fit(model, epochs=3)
+    path = tmp_path / ("m.keras" if kind == "keras" else "m.weights.h5")
+    if kind == "keras":
+        first.save(path)
+        again = keras.models.load_model(path)
+    else:
+        first.save_weights(path)
+        again = pulled()
+        again.optimizer.build(again.trainable_variables)
+        again.load_weights(path)
+    for model in (whole, again):
+        fit(model, epochs=3)
+    for a, b in zip(weights_of(whole), weights_of(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_it_is_never_the_random_weights_of_the_model_that_loads(tmp_path):
+    plain = models.sequential()
+    plain.compile(keras.optimizers.Adam(0.02), "mse")
+    fit(plain, epochs=1)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    model = pulled()
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match="decay_to"):
+        model.load_weights(tmp_path / "plain.weights.h5")
+
+
+def test_a_weight_that_joins_later_is_pulled_to_its_value_then():
+    model = pulled(
+        rules={
+            "body": kl.Rule(weight_decay=5.0, decay_to="initial", frozen=True),
+            "head": kl.Rule(weight_decay=5.0, decay_to="initial"),
+        }
+    )
+    fit(model, epochs=1)
+    kernel = model.get_layer("body").kernel
+    kernel.assign(numpy(kernel) + 1.0)
+    optimizer = kl.optimizer_of(model)
+    optimizer.unfreeze("body")
+    position = optimizer.plan.select("body/kernel")[0]
+    np.testing.assert_array_equal(numpy(optimizer.state.slots.initial(position)), numpy(kernel))
+
+
+def test_freezing_and_dropping_slots_keep_what_it_began_with():
+    model = pulled()
+    start = weights_of(model)[0]
+    fit(model, epochs=2)
+    optimizer = kl.optimizer_of(model)
+    optimizer.freeze("body")
+    optimizer.drop_slots("body")
+    optimizer.unfreeze("body")
+    fit(model, epochs=1)
+    position = optimizer.plan.select("body/kernel")[0]
+    np.testing.assert_array_equal(numpy(optimizer.state.slots.initial(position)), start)
+
+
+def test_weights_without_the_rule_have_no_copy():
+    model = pulled()
+    fit(model, epochs=1)
+    names = [name for name in kl.optimizer_of(model).state.variables() if "initial" in name]
+    assert len(names) == 2  # kernel and bias of the body
+
+
+def test_summary_and_record_show_it(tmp_path):
+    model = pulled()
+    fit(model, epochs=1, callbacks=[kl.FreezeHyperparameters(tmp_path / "run")])
+    shown = []
+    kl.optimizer_of(model).summary(shown.append)
+    assert "5 to initial" in shown[0]
+    rule = kl.load_record(tmp_path / "run")["training"]["assignments"]["body/kernel"]
+    assert rule["decay_to"] == "initial"
+
+
+def test_under_accumulation_and_loss_scaling():
+    model = models.sequential()
+    inner = keras.optimizers.Adam(0.02, gradient_accumulation_steps=2)
+    outer = keras.optimizers.LossScaleOptimizer(
+        kl.LayerwiseOptimizer(inner, {"body": kl.Rule(weight_decay=5.0, decay_to="initial")})
+    )
+    model.compile(outer, "mse")
+    start = weights_of(model)[0]
+    fit(model, epochs=4)
+    free = models.sequential()
+    free.compile(
+        keras.optimizers.LossScaleOptimizer(
+            kl.LayerwiseOptimizer(keras.optimizers.Adam(0.02, gradient_accumulation_steps=2))
+        ),
+        "mse",
+    )
+    fit(free, epochs=4)
+    distances = [np.linalg.norm(weights_of(m)[0] - start) for m in (model, free)]
+    assert 0 < distances[0] < distances[1]
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("value", ["zero", 1, True])
+    def test_only_initial_is_known(self, value):
+        with pytest.raises(kl.RuleError, match="initial"):
+            kl.Rule(weight_decay=0.1, decay_to=value)
+
+    def test_without_any_decay_it_says_so(self):
+        model = models.sequential()
+        rules = {"body": kl.Rule(decay_to="initial")}
+        with pytest.raises(kl.RuleError, match="no weight decay"):
+            kl.LayerwiseOptimizer(keras.optimizers.Adam(0.1), rules, model=model)
