@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_layerwise.backend import internals
 
@@ -58,7 +59,7 @@ class Slots:
                 if name == internals.AVERAGES:
                     # An average of zeros would pull the weight towards zero.
                     with internals.outside_graph():
-                        slot.assign(self.weights[position])
+                        slot.assign(ops.copy(self.weights[position]))
         self._show()
 
     def keep_initial(self, positions: Sequence[int]) -> None:
@@ -73,7 +74,8 @@ class Slots:
             with scope_of(self.optimizer):
                 kept = self.optimizer.add_variable_from_reference(weight, name="initial")
             with internals.outside_graph():
-                kept.assign(weight)
+                # A copy: JAX gives the memory of each away at a step.
+                kept.assign(ops.copy(weight))
             column[position] = kept
         self._show()
 
