@@ -13,6 +13,7 @@ from keras_layerwise import registration
 if TYPE_CHECKING:
     from keras_layerwise.callbacks.freeze import FreezeHyperparameters as FreezeHyperparameters
     from keras_layerwise.callbacks.rate_monitor import LearningRateMonitor as LearningRateMonitor
+    from keras_layerwise.callbacks.run import run as run
     from keras_layerwise.callbacks.unfreeze import GradualUnfreeze as GradualUnfreeze
     from keras_layerwise.callbacks.weight_drift import WeightDrift as WeightDrift
     from keras_layerwise.drift.interpolation import interpolate as interpolate
@@ -60,6 +61,7 @@ _MODULES = {
     "load_record": "storage.record",
     "override": "hyperparameters.override",
     "reestimate_averages": "drift.interpolation",
+    "run": "callbacks.run",
 }
 
 __version__ = "0.1.0"
@@ -88,6 +90,7 @@ __all__ = [
     "load_record",
     "override",
     "reestimate_averages",
+    "run",
 ]
 
 

@@ -34,24 +34,26 @@ class Run:
         began: how the ``fit`` that is going on came to it: ``"new"``, ``"continued"`` by
             the same model in this process, or ``"resumed"`` from a checkpoint.
         is_late: whether training went on before the run could begin.
+        counts_batches: whether its steps are batches, because the model trains with
+            optimizers of its own or in a loop of its user's.
     """
 
     def __init__(self, directory: Path | None, mark: Mark, began: str, weights: int | None) -> None:
         self.directory = directory
         self.began = began
-        self.is_late = False
+        self.is_late = self.counts_batches = False
         self._mark = mark
         self._weights = weights
         # A count of the optimizers plus this is the run's step.
-        self._offset = mark.step - mark.last
-        self._step = 0
+        self._offset = mark.step - mark.count
+        self._step = mark.step
         self._batches = self._before_epoch = 0
         self._batch: int | None = None
         self._alive = time.monotonic()
 
     def step(self, model: Any) -> int:
         """The run's step: grows over every ``fit``, also where `model` is compiled anew."""
-        counted = self._batches if trains_itself(model) else step_count(model)
+        counted = self._batches if self.counts_batches else step_count(model)
         self._offset = max(self._offset, self._step - counted)
         self._step = counted + self._offset
         return self._step
@@ -68,11 +70,6 @@ class Run:
             and self._weights is not None
             and self._weights == weights_digest(model)
         )
-
-    def continue_with(self, model: Any) -> None:
-        """Goes on with another ``fit`` of the same model."""
-        self.began = "continued"
-        self.step(model)
 
     def begin_epoch(self, steps: int | None) -> None:
         """Counts batches from here; `steps` is their number where it is known."""
@@ -100,9 +97,11 @@ class Run:
         """Writes how far the run is, and that it lives; a failing disk ends no training."""
         with contextlib.suppress(Exception):  # an interrupted step can leave no state to read
             step = self.step(model)
-            last = max(self._mark.last, step_count(model))
-            ahead = None if trains_itself(model) else self._mark.ahead
-            self._mark = _changed(self._mark, last=last, step=step, ahead=ahead)
+            count = step_count(model)
+            ahead = None if self.counts_batches else self._mark.ahead
+            self._mark = _changed(
+                self._mark, last=max(self._mark.last, count), count=count, step=step, ahead=ahead
+            )
         self._mark = _changed(self._mark, ended=ended, seen=run_file.now())
         self._alive = time.monotonic()
         if self.directory is not None and is_chief():
@@ -142,8 +141,13 @@ class Fit:
             if self.run is None:
                 self.is_refused = True  # unless what follows does not raise
                 modes = {member.resume for member in self.members}
-                found = None if "never" in modes else self._found(model)
+                counts_batches = trains_itself(model) or any(
+                    member.counts_batches for member in self.members
+                )
+                found = None if "never" in modes else self._found(model, counts_batches)
                 self.run = found or self._new(model, modes, late)
+                self.run.counts_batches = counts_batches
+                self.run.step(model)
                 self.is_refused = False
                 for name in self.names:
                     _runs.setdefault(model, {})[name] = self.run
@@ -152,11 +156,11 @@ class Fit:
                     del waiting[self.directory]
             return self.run
 
-    def _found(self, model: Any) -> Run | None:
+    def _found(self, model: Any, counts_batches: bool) -> Run | None:
         runs = _runs.get(model, {})
         for known in filter(None, map(runs.get, self.names)):
             if _exists(known.directory) and not known.begins_anew(model):
-                known.continue_with(model)
+                known.began = "continued"
                 return known
         count = step_count(model)
         if not count or self.directory is None:
@@ -168,7 +172,7 @@ class Fit:
                 continue
             differences = [d for member in self.members for d in member.differences_from(directory)]
             if not differences:
-                return _resumed(directory, mark, model, count)
+                return _resumed(directory, mark, count, counts_batches)
             refused.append((directory, differences))
         if not refused:
             return None
@@ -190,7 +194,8 @@ class Fit:
                 f"model: it has made {count} steps. Restore it from a checkpoint of the run before "
                 "training, or use resume='auto'."
             )
-        mark = Mark(first=self._count if late else count, last=count, step=count)
+        first = self._count if late else count
+        mark = Mark(first=first, last=count, count=count, step=count)
         directory = self.directory
         if directory is not None and is_chief():
             directory = run_file.claim(directory, mark)
@@ -202,7 +207,6 @@ class Fit:
                     )
         run = Run(directory, mark, "new", None if late else weights_digest(model))
         run.is_late = late and count != self._count
-        run.step(model)
         return run
 
 
@@ -245,18 +249,13 @@ def weights_digest(model: Any) -> int | None:
     return digest
 
 
-def _resumed(directory: Path, mark: Mark | None, model: Any, count: int) -> Run:
+def _resumed(directory: Path, mark: Mark | None, count: int, counts_batches: bool) -> Run:
     if mark is None:  # of an earlier version, or torn by a power cut
-        mark = Mark(first=0, last=count, step=count)
-    step = mark.step - mark.last + count
-    if trains_itself(model) and mark.last > mark.first:
-        # Batches, of which each may have taken several steps of an optimizer.
-        step = round(mark.step * (count - mark.first) / (mark.last - mark.first))
-    run = Run(directory, _changed(mark, last=count, step=step), "resumed", None)
-    if trains_itself(model):
-        run._offset = step
-    run.step(model)
-    return run
+        mark = Mark(first=0, last=count, count=count, step=count)
+    step = mark.step - mark.count + count
+    if counts_batches:  # in each of which an optimizer may make several steps
+        step = round(mark.step * (count - mark.first) / max(1, mark.count - mark.first))
+    return Run(directory, _changed(mark, count=count, step=step), "resumed", None)
 
 
 def _exists(directory: Path | None) -> bool:

@@ -50,6 +50,14 @@ def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) ->
     return before
 
 
+def begin_loop(model: Any, callbacks: Iterable[Any]) -> Any:
+    """Notes a loop of the user's own, of which nothing is known but its callbacks."""
+    before = _running.get(model)
+    _descriptions.pop(model, None)
+    _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
+    return before
+
+
 def end(model: Any, before: Any) -> None:
     """Forgets a ``fit`` that has ended, for the one around it, if any."""
     _running.pop(model, None)
