@@ -50,6 +50,7 @@ class Run:
         self._batches = self._before_epoch = 0
         self._batch: int | None = None
         self._alive = time.monotonic()
+        self._saved: tuple[Any, ...] = ()
 
     def step(self, model: Any) -> int:
         """The run's step: grows over every ``fit``, also where `model` is compiled anew."""
@@ -102,8 +103,12 @@ class Run:
             self._mark = _changed(
                 self._mark, last=max(self._mark.last, count), count=count, step=step, ahead=ahead
             )
-        self._mark = _changed(self._mark, ended=ended, seen=run_file.now())
+        state = (self._mark.last, self._mark.step, self._mark.ahead, ended)
+        if state == self._saved and not self.is_silent():  # another callback has said it
+            return
+        self._saved = state
         self._alive = time.monotonic()
+        self._mark = _changed(self._mark, ended=ended, seen=run_file.now())
         if self.directory is not None and is_chief():
             with contextlib.suppress(OSError):
                 run_file.write(self.directory, self._mark)

@@ -131,7 +131,8 @@ def optimizers_of(model: Any) -> list[Any]:
 
 
 def _is_unused(model: Any, optimizer: Any) -> bool:
-    is_default = optimizer is model.optimizer and type(optimizer) is keras.optimizers.RMSprop
+    compiled = getattr(model, "optimizer", None)
+    is_default = optimizer is compiled and type(optimizer) is keras.optimizers.RMSprop
     return is_default and not int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
