@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from keras_layerwise.hyperparameters.inventory import inventory as inventory
     from keras_layerwise.hyperparameters.override import Override as Override
     from keras_layerwise.hyperparameters.override import override as override
+    from keras_layerwise.model.outline import Outline as Outline
+    from keras_layerwise.model.outline import outline as outline
     from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
     from keras_layerwise.optimizer.presets import discriminative as discriminative
     from keras_layerwise.optimizer.presets import layer_decay as layer_decay
+    from keras_layerwise.optimizer.presets import lora_plus as lora_plus
+    from keras_layerwise.optimizer.presets import no_weight_decay as no_weight_decay
     from keras_layerwise.optimizer.rules import Assignment as Assignment
     from keras_layerwise.optimizer.rules import Rule as Rule
     from keras_layerwise.optimizer.rules import Rules as Rules
@@ -47,6 +51,7 @@ _MODULES = {
     "LearningRateMonitor": "callbacks.rate_monitor",
     "Override": "hyperparameters.override",
     "Record": "storage.record",
+    "Outline": "model.outline",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
     "Rules": "optimizer.rules",
@@ -59,6 +64,9 @@ _MODULES = {
     "inventory": "hyperparameters.inventory",
     "layer_decay": "optimizer.presets",
     "load_record": "storage.record",
+    "lora_plus": "optimizer.presets",
+    "no_weight_decay": "optimizer.presets",
+    "outline": "model.outline",
     "override": "hyperparameters.override",
     "reestimate_averages": "drift.interpolation",
     "run": "callbacks.run",
@@ -73,6 +81,7 @@ __all__ = [
     "GradualUnfreeze",
     "LayerwiseOptimizer",
     "LearningRateMonitor",
+    "Outline",
     "Override",
     "Record",
     "Rule",
@@ -88,6 +97,9 @@ __all__ = [
     "inventory",
     "layer_decay",
     "load_record",
+    "lora_plus",
+    "no_weight_decay",
+    "outline",
     "override",
     "reestimate_averages",
     "run",

@@ -1,13 +1,16 @@
 """What `WeightDrift` makes of its records: event files and sinks, tables, pictures."""
 
 import html
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from keras_layerwise.backend.processes import is_chief
 from keras_layerwise.drift.alarms import Alarm, Group, spoken
 from keras_layerwise.drift.statistics import Statistic, Values
 from keras_layerwise.drift.tracker import STATE, DriftRecord, Tracker
@@ -32,7 +35,6 @@ class Output:
         sinks: who else gets everything.
         statistics: what the records hold.
         scalars: ``"model"``, ``"all"`` or ``"none"``, as for `WeightDrift`.
-        about: what the weights are compared with, in words.
     """
 
     def __init__(
@@ -44,7 +46,6 @@ class Output:
     ) -> None:
         self._writer = writer
         self._sinks = Sinks([writer, *sinks])
-        self._statistics = statistics
         self._facts = {s.name: Facts(s.name, s.formula, s.unit, s.reads) for s in statistics}
         self._scalars = scalars
         self._rows: tuple[Group, ...] = ()
@@ -130,9 +131,43 @@ class Output:
             parts = [tracker.reference.difference(view.watched, k) for k in members]
             self._writer.histogram(f"drift/difference/{row.name}", np.concatenate(parts), step)
 
-    def close(self) -> None:
-        """Closes the event file and the sinks."""
-        self._sinks.close()
+
+class ReferenceFile:
+    """The reference of a run on disk, so that a resumed run compares with the same weights."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / schema.REFERENCE_FILE
+        self._saving: threading.Thread | None = None
+
+    @property
+    def found(self) -> Path | None:
+        """The file, where there is one."""
+        return self._path if self._path.exists() else None
+
+    def keep(self, tracker: Tracker, about: str) -> None:
+        """Writes the tracker's reference in a thread, where this process holds all of it."""
+        reference, view = tracker.reference, tracker.view
+        if not (is_chief() and reference.is_whole(view.watched)):
+            return
+        self.wait()
+
+        def save() -> None:
+            try:
+                reference.save(self._path, view.watched, [s.path for s in view.sites], about)
+            except OSError as error:
+                warn(
+                    f"The reference could not be kept in {self._path} ({error}). Training goes "
+                    "on; a resumed run will compare with the weights that it starts from."
+                )
+
+        self._saving = threading.Thread(target=save, name="WeightDrift", daemon=True)
+        self._saving.start()
+
+    def wait(self) -> None:
+        """Until it is written."""
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
 
 
 def shown(record: DriftRecord) -> tuple[tuple[Group, ...], dict[str, Values]]:
@@ -157,10 +192,13 @@ def over_time(
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
     """Names and [records, rows] of one statistic, by part where `shown` does so."""
     if by_block is None:
-        by_block = shown(records[-1])[0] is records[-1].blocks
+        by_block = shown(records[-1])[0] is not records[-1].rows
     groups = [record.blocks if by_block else record.rows for record in records]
     values = [(r.by_block if by_block else r.values)[statistic] for r in records]
     names, place = _places(groups)
+    if by_block:
+        labels = {row.name: label(row) for rows in groups for row in rows}
+        names = [labels[name] for name in names]
     return names, _table(values, place, len(names))
 
 
@@ -222,7 +260,7 @@ def _cells(
     record: DriftRecord, statistics: Sequence[Statistic], about: str
 ) -> tuple[str, list[str], list[list[str]]]:
     rows, values = shown(record)
-    by_block = rows is record.blocks
+    by_block = rows is not record.rows
     names = [statistic.name for statistic in statistics]
     cells = [
         [label(row) if by_block else row.name, _state(row), f"{row.parameters:,}"]

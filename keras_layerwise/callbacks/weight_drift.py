@@ -1,7 +1,6 @@
 """How far every layer has moved: statistics, alarms and charts while a model trains."""
 
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ import numpy as np
 from keras_layerwise.backend.processes import is_chief
 from keras_layerwise.callbacks import drift_output as output
 from keras_layerwise.callbacks.base import RunCallback, print_loss
-from keras_layerwise.callbacks.drift_output import Output
+from keras_layerwise.callbacks.drift_output import Output, ReferenceFile
 from keras_layerwise.callbacks.runs import Run
 from keras_layerwise.drift import sources
 from keras_layerwise.drift import tracker as tracking
 from keras_layerwise.drift.alarms import Alarm
-from keras_layerwise.drift.reference import Reference
 from keras_layerwise.drift.statistics import DEFAULT, Statistic, chosen
 from keras_layerwise.drift.tracker import DriftRecord, Tracker, View
 from keras_layerwise.model import selectors
@@ -113,8 +111,8 @@ class WeightDrift(RunCallback):
             )
         if select is not None:
             selectors.check_type(select)
-        _check_reference(reference)
-        self._asked = reference
+        sources.check(reference)
+        self._reference = reference
         self._every = None if update_freq == "epoch" else int(update_freq)
         self._select = select
         self._statistics = chosen(statistics)
@@ -127,11 +125,10 @@ class WeightDrift(RunCallback):
         self._verbose = verbose
         self._flush_seconds = flush_seconds
         self._output: Output | None = None
-        self._saving: threading.Thread | None = None
+        self._file: ReferenceFile | None = None
         self._lost = 0
         self._tracker: Tracker | None = None
         self._followed: Run | None = None
-        self._missing = False
         self._forget()
 
     @property
@@ -202,16 +199,20 @@ class WeightDrift(RunCallback):
     # What Keras calls.
 
     def on_run_begin(self) -> None:
-        """Opens the event file, so that what can not be written fails here; takes the reference."""
+        """Opens the event file, so that what can not be written fails here; takes the reference.
+
+        Here because other callbacks may restore weights before.
+        """
         if self.run.began == "new" or self._followed is not self.run:
             self._forget()
         self._followed = self.run
+        self._file = ReferenceFile((self.directory or Path()) / schema.DRIFT_DIR)
         self.open_writer(schema.DRIFT_DIR, self._flush_seconds)
         if self._writer is not None:
             sinks = self._sinks.sinks
             self._output = Output(self._writer, sinks, self._statistics, self._scalars)
         if self._tracker is None:
-            self._begin()
+            self._take_reference()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Counts from here."""
@@ -222,7 +223,7 @@ class WeightDrift(RunCallback):
         """Records the steps before this one."""
         super().on_train_batch_begin(batch, logs)
         if self._tracker is None:
-            self._begin()
+            self._take_reference()
         elif self._every is not None:
             self._record_if_due(self._tracker, self._epoch_start + batch)
 
@@ -230,7 +231,7 @@ class WeightDrift(RunCallback):
         """Records the epoch, and draws it."""
         super().on_epoch_end(epoch, logs)
         if self._tracker is None:
-            self._begin()
+            self._take_reference()
         tracker = self._tracker
         if tracker is None:
             return
@@ -241,22 +242,25 @@ class WeightDrift(RunCallback):
         if self._records:
             record = self._records[-1]
             self._log_metrics(logs or {}, record.step)
-            self._say(tracker.still(record.step, _rates(self.model)), record.step)
+            rates = _rates(self.model, tracker.view, self.rate())
+            self._say(tracker.still(record.step, rates), record.step)
             if self._output is not None:
                 self._draw(self._output, tracker, record)
 
     def on_run_end(self, error: BaseException | None) -> None:
         """Closes the event file and reports."""
         self.close()
+        missing = [name for name in self._metrics if name not in self._seen]
+        if missing and self._seen:
+            output.warn(f"metrics={missing} were never logged, unlike {sorted(self._seen)}.")
         print_loss("WeightDrift", self._lost, self.directory)
         if self._verbose and error is None and is_chief():
             self.summary()
 
     def close(self) -> int:
         """Waits for the reference's file, and closes the outputs."""
-        if self._saving is not None:
-            self._saving.join()
-            self._saving = None
+        if self._file is not None:
+            self._file.wait()
         self._output = None
         lost = super().close()
         self._lost += lost
@@ -269,6 +273,7 @@ class WeightDrift(RunCallback):
         self._about = ""
         self._records: list[DriftRecord] = []
         self._logged: dict[int, dict[str, float]] = {}
+        self._seen: set[str] = set()
         self._epoch_start = self._checked = 0
         self._recorded: int | None = None
 
@@ -279,71 +284,31 @@ class WeightDrift(RunCallback):
         accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
         return self.step() * int(accumulated)
 
-    def _begin(self) -> None:
+    def _take_reference(self) -> None:
         """Takes the reference, where weights exist."""
         view = self._look(self.model)
         if view is None:
             return
-        reference, self._about, keep = self._make_reference(view)
+        initial = sources.is_word(self._reference, "initial")
+        file = self._file if initial and self._file is not None else None
+        stored = file.found if file is not None and self.run.began != "new" else None
+        step = self.step()
+        reference, self._about = sources.find(self._reference, self.model, view, step, stored)
         self._tracker = Tracker(
             self.model,
             view,
             reference,
             self._statistics,
-            step=self.step(),
-            moving=_is(self._asked, "previous"),
+            step=step,
+            moving=sources.is_word(self._reference, "previous"),
             frozen=_frozen_by_rule,
             again=self._look,
         )
-        if keep:
-            self._keep(self._tracker)
+        if file is not None and stored is None:
+            file.keep(self._tracker, self._about)
 
     def _look(self, model: Any) -> View | None:
         return tracking.look(model, self._select, self._per_weight)
-
-    def _make_reference(self, view: View) -> tuple[Reference, str, bool]:
-        """The reference, what it is in words, and whether a resumed run needs a file of it."""
-        asked = self._asked
-        if _is(asked, "previous"):
-            return Reference.taken(view.watched), "the previous record", False
-        if _is(asked, "initial"):
-            if self.run.began != "new" and self._file.exists():
-                return (*sources.load(self._file, view.sites), False)
-            step = self.step()
-            about = f"the weights at step {step}, the first seen" if step else "the initial weights"
-            return Reference.taken(view.watched), about, True
-        if isinstance(asked, (list, tuple)):
-            return sources.of_arrays(asked, view.sites, view.every), "the given arrays", False
-        if isinstance(asked, (str, os.PathLike)):
-            path = Path(asked)
-            found = sources.of_file(path, self.model, view.sites, view.every)
-            return found, f"the file {path.name}", False
-        return sources.of_model(asked, view.sites, view.every), f"the model {asked.name}", False
-
-    @property
-    def _file(self) -> Path:
-        directory = self.directory or Path()  # which is that of log_dir, never None
-        return directory / schema.DRIFT_DIR / schema.REFERENCE_FILE
-
-    def _keep(self, tracker: Tracker) -> None:
-        """Writes the reference for a resumed run, without holding up this one."""
-        reference, view, about = tracker.reference, tracker.view, self._about
-        if not (is_chief() and reference.is_whole(view.watched)):
-            return
-        if self._saving is not None:
-            self._saving.join()
-
-        def save() -> None:
-            try:
-                reference.save(self._file, view.watched, [s.path for s in view.sites], about)
-            except OSError as error:
-                output.warn(
-                    f"The reference could not be kept in {self._file} ({error}). Training goes "
-                    "on; a resumed run will compare with the weights that it starts from."
-                )
-
-        self._saving = threading.Thread(target=save, name="WeightDrift", daemon=True)
-        self._saving.start()
 
     def _record_if_due(self, tracker: Tracker, batches: int) -> None:
         if self._every and batches // self._every > self._checked // self._every:
@@ -360,8 +325,9 @@ class WeightDrift(RunCallback):
         if self._output is not None:
             self._output.write(record, self._about)
         self._say(record.alarms, step)
-        if tracker.reference is not reference and _is(self._asked, "initial"):
-            self._keep(tracker)
+        initial = sources.is_word(self._reference, "initial")
+        if tracker.reference is not reference and initial and self._file is not None:
+            self._file.keep(tracker, self._about)
         if record.nonfinite and self._on_nonfinite == "stop":
             self.model.stop_training = True
         if record.nonfinite and self._on_nonfinite == "raise":
@@ -373,10 +339,7 @@ class WeightDrift(RunCallback):
     def _log_metrics(self, logs: dict[str, Any], step: int) -> None:
         """Records the metrics that the user named, at the step of the last record."""
         found = {name: float(logs[name]) for name in self._metrics if name in logs}
-        missing = [name for name in self._metrics if name not in logs]
-        if missing and not self._missing:
-            self._missing = True
-            output.warn(f"metrics={missing} are not among what this epoch logged: {sorted(logs)}.")
+        self._seen |= logs.keys()
         if found:
             self._logged[step] = found
             if self._output is not None:
@@ -417,33 +380,15 @@ def _frozen_by_rule(model: Any) -> set[str]:
     }
 
 
-def _rates(model: Any) -> dict[str, float]:
-    """The learning rate of each weight that a rule has said one for, by path."""
-    return {
-        entry.path: entry.learning_rate
-        for optimizer in layerwise_optimizers(getattr(model, "optimizer", None))
-        if optimizer.built
-        for entry in optimizer.assignments
-    }
-
-
-def _is(asked: Any, word: str) -> bool:
-    """Whether `asked` is the word; arrays and models have an equality of their own."""
-    return isinstance(asked, str) and asked == word
+def _rates(model: Any, view: View, own: float | None) -> dict[str, float]:
+    """The learning rate of each weight by path, as far as it is known."""
+    found = {} if own is None else {site.path: own for site in view.sites}
+    for optimizer in layerwise_optimizers(getattr(model, "optimizer", None)):
+        if optimizer.built:
+            found |= {entry.path: entry.learning_rate for entry in optimizer.assignments}
+    return found
 
 
 def _one_of(name: str, value: Any, accepted: Iterable[str]) -> None:
     if value not in accepted:
         raise ValueError(f"{name} takes one of {tuple(accepted)}; received {value!r}.")
-
-
-def _check_reference(reference: Any) -> None:
-    words = ("initial", "previous")
-    fits = selectors.is_layer(reference) or isinstance(reference, (os.PathLike, list, tuple))
-    if isinstance(reference, str):
-        fits = reference in words or reference.endswith((".weights.h5", ".keras"))
-    if not fits:
-        raise ValueError(
-            'reference is "initial", "previous", a .weights.h5 or .keras file, a model or a list '
-            f"of arrays; received {reference!r}."
-        )

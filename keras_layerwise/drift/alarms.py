@@ -58,8 +58,10 @@ def frozen_moved(rows: Iterable[Group], step: int) -> list[Alarm]:
     for kind, members in causes.items():
         names = tuple(row.name for row in members)
         one = len(names) == 1
-        if one:
+        if one and members[0].frozen:
             what = f"Layer {names[0]!r} is frozen and has moved, at step {step}"
+        elif one:  # such as the kernel beside LoRA's weights
+            what = f"Frozen weights of layer {names[0]!r} have moved, at step {step}"
         elif kind:
             what = f"{len(names)} {kind} layers in the frozen part moved, at step {step}"
         else:

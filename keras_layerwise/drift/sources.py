@@ -1,6 +1,7 @@
-"""Where a reference comes from: a stored one, a file, another model, arrays."""
+"""Where a reference comes from: the weights themselves, a file, another model, arrays."""
 
 import json
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,62 @@ import numpy as np
 from keras_layerwise.backend import arrays
 from keras_layerwise.backend.arrays import Watched
 from keras_layerwise.drift.reference import Reference
+from keras_layerwise.drift.tracker import View
+from keras_layerwise.model import selectors
 from keras_layerwise.model.structure import Site, sites
+
+
+def check(asked: Any) -> None:
+    """Refuses what can be no reference.
+
+    Raises:
+        ValueError: for anything but a word, a file, a model or a list of arrays.
+    """
+    words = ("initial", "previous")
+    fits = selectors.is_layer(asked) or isinstance(asked, (os.PathLike, list, tuple))
+    if isinstance(asked, str):
+        fits = asked in words or asked.endswith((".weights.h5", ".keras"))
+    if not fits:
+        raise ValueError(
+            'reference is "initial", "previous", a .weights.h5 or .keras file, a model or a list '
+            f"of arrays; received {asked!r}."
+        )
+
+
+def is_word(asked: Any, word: str) -> bool:
+    """Whether `asked` is the word; arrays and models have an equality of their own."""
+    return isinstance(asked, str) and asked == word
+
+
+def find(
+    asked: Any, model: Any, view: View, step: int, stored: Path | None
+) -> tuple[Reference, str]:
+    """The reference that was asked for, and what it is in words.
+
+    Args:
+        asked: what `check` takes.
+        model: whose weights are compared.
+        view: what is watched of it, from `tracker.look`.
+        step: of the run, now.
+        stored: for ``"initial"``, the reference that the run began with.
+
+    Raises:
+        ValueError: where it does not fit the model.
+        FileNotFoundError: where there is no such file.
+    """
+    if is_word(asked, "previous"):
+        return Reference.taken(view.watched), "the previous record"
+    if is_word(asked, "initial"):
+        if stored is not None:
+            return load(stored, view.sites)
+        about = f"the weights at step {step}, the first seen" if step else "the initial weights"
+        return Reference.taken(view.watched), about
+    if isinstance(asked, (list, tuple)):
+        return of_arrays(asked, view.sites, view.every), "the given arrays"
+    if isinstance(asked, (str, os.PathLike)):
+        path = Path(asked)
+        return of_file(path, model, view.sites, view.every), f"the file {path.name}"
+    return of_model(asked, view.sites, view.every), f"the model {asked.name}"
 
 
 def load(path: Path, watched: Sequence[Site]) -> tuple[Reference, str]:

@@ -1,12 +1,21 @@
-"""Rules from the depth of a model: the closer to the head, the faster."""
+"""Rules from the parts of a model: the closer to the head, the faster."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
+from keras_layerwise.backend.internals import is_state, own_weights
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import selectors, structure
-from keras_layerwise.optimizer.rules import check_number
+from keras_layerwise.model.outline import Outline, Part, outline
+from keras_layerwise.optimizer.rules import Rule, Rules, as_rules, check_number, ever_trainable
+
+# Below this, a rate has no effect that float32 training could show.
+_SMALLEST = 1e-12
+
+_POSITION_OR_CLASS = re.compile(
+    r"bias|pos(ition)?(al)?_?emb|(cls|class|dist|distillation|mask)_?token|register_token"
+)
 
 
 def layer_decay(
@@ -14,104 +23,282 @@ def layer_decay(
     decay: float,
     block: str | re.Pattern[str] | None = None,
     *,
+    stem: Any = None,
     head: Any = None,
     head_steps: int = 1,
-) -> dict[Any, float]:
-    """Rules under which the rate falls by `decay` per block from the head down.
+    lowest: float | None = None,
+) -> Rules:
+    """Makes rules under which the rate falls by `decay` per block from the head down.
 
-    Depth is the place in the model's own graph, through nested models. What
-    comes before the first block is one step below it. What comes after the
-    last block and is not in the head counts as part of that block. With n
-    blocks, block i has the multiplier decay^(n − 1 − i + head_steps), what
-    comes before decay^(n − 1 + head_steps + 1), the head 1.
+    Depth is that of the model's `outline`: with n blocks, block i has the
+    multiplier decay^(n − 1 − i + head_steps), the stem decay^(n + head_steps),
+    the neck what the last block has, and the head 1. What is trainable does
+    not matter.
 
-    For a vision transformer, with ``block="block_[0-9]+"``:
-
-    - timm (``group_with_matcher``): ``layer_decay(vit, 0.75, block)``
+    - timm (``group_with_matcher``): ``layer_decay(vit, 0.75)``
     - MAE, BEiT (``util/lr_decay.py``), the final norm at 1:
-      ``layer_decay(vit, 0.75, block, head=["norm", "head"])``
+      ``layer_decay(vit, 0.75, head=["ln", "predictions"])``
     - ELECTRA (``model/optimization.py``), two steps between head and last
-      layer: ``layer_decay(bert, 0.8, block, head_steps=2)``; one without its
+      layer: ``layer_decay(bert, 0.8, head_steps=2)``; one without its
       off-by-one.
     - ULMFiT: ``layer_decay(model, 1 / 2.6)``
-
-    To leave biases and norms out of weight decay as well, use
-    ``exclude_from_weight_decay`` of the optimizer: rules do not add up.
 
     Args:
         model: a model that is built.
         decay: factor per block, above 0.
-        block: a regular expression, searched in the layers' paths; layers
-            with the same match are one block. By default every layer that has
-            weights is a block.
-        head: a selector of what has multiplier 1; by default the last layer
-            that has weights.
+        block: see `outline`.
+        stem: see `outline`.
+        head: see `outline`; a selector of what has multiplier 1.
         head_steps: steps between the head and the last block.
+        lowest: no multiplier is below this; timm's ``min_scale``.
 
     Returns:
-        ``{layer: multiplier}`` for `LayerwiseOptimizer`.
+        `Rules`, one for each part of the outline.
 
     Raises:
-        RuleError: where `model` has no trainable weights, `block` matches no
-            layer, `head` selects none, or a number is out of range.
+        RuleError: where the outline cannot be told, a number is out of range,
+            or a multiplier would be below 1e-12.
 
     Example:
 
     >>> import keras
     >>> layers = [keras.layers.Dense(4, name=f"dense_{i}") for i in range(3)]
     >>> model = keras.Sequential([keras.Input((4,)), *layers])
-    >>> list(layer_decay(model, 0.5).values())
+    >>> [rule.multiplier for selector, rule in layer_decay(model, 0.5)]
     [0.25, 0.5, 1.0]
     """
     decay = _positive("decay", decay)
+    floor = 0.0 if lowest is None else _positive("lowest", lowest)
     if isinstance(head_steps, bool) or not isinstance(head_steps, int) or head_steps < 0:
         raise RuleError(f"`head_steps` is an integer ≥ 0; received {head_steps!r}.")
-    units = _units(model)
-    in_head = _in_head(model, units, head)
-    steps = _steps_by_block(model, units, in_head, block) if block is not None else None
-    if steps is None:
-        levels = sorted({level for layer, level in units if layer not in in_head}, reverse=True)
-        steps = {
-            layer: levels.index(level) for layer, level in units if layer not in in_head
-        }  # fmt: skip
-    return {
-        layer: 1.0 if layer in in_head else decay ** (steps[layer] + head_steps)
-        for layer, _ in units
-    }
+    parts = outline(model, block, stem=stem, head=head)
+    top = len(parts.blocks) + head_steps
+
+    def multiplier(part: Part) -> float:
+        return 1.0 if part is parts.head else max(decay ** (top - part.depth), floor)
+
+    return _by_part(parts, multiplier, "layer_decay")
 
 
-def discriminative(model: Any, lowest: float) -> dict[Any, float]:
-    """Rules whose multipliers rise geometrically from `lowest` to 1, first to last layer.
+def discriminative(
+    model: Any,
+    lowest: float,
+    block: str | re.Pattern[str] | None = None,
+    *,
+    stem: Any = None,
+    head: Any = None,
+) -> Rules:
+    """Makes rules whose multipliers rise geometrically from `lowest` to 1, first to last part.
 
-    With rate η this is fastai's ``slice(lowest·η, η)`` with a group per layer.
+    With rate η this is fastai's ``slice(lowest·η, η)`` with a group for each
+    part of the model's `outline`, the neck in the group of the last block.
 
     Args:
         model: a model that is built.
-        lowest: multiplier of the first layer, above 0.
+        lowest: multiplier of the first part, above 0.
+        block: see `outline`.
+        stem: see `outline`.
+        head: see `outline`.
 
     Returns:
-        ``{layer: multiplier}`` for `LayerwiseOptimizer`.
+        `Rules`, one for each part of the outline.
 
     Raises:
-        RuleError: where `model` has no trainable weights or `lowest` is out
-            of range.
+        RuleError: where the outline cannot be told or `lowest` is out of range.
 
     Example:
 
     >>> import keras
     >>> layers = [keras.layers.Dense(4, name=f"dense_{i}") for i in range(3)]
     >>> model = keras.Sequential([keras.Input((4,)), *layers])
-    >>> [round(m, 6) for m in discriminative(model, 0.01).values()]
+    >>> [round(rule.multiplier, 6) for selector, rule in discriminative(model, 0.01)]
     [0.01, 0.1, 1.0]
     """
     lowest = _positive("lowest", lowest)
-    units = _units(model)
-    levels = sorted({level for _, level in units})
+    parts = outline(model, block, stem=stem, head=head)
+    levels = sorted({part.depth for part in parts})
     last = len(levels) - 1
-    return {
-        layer: lowest ** ((last - levels.index(level)) / last) if last else 1.0
-        for layer, level in units
+
+    def multiplier(part: Part) -> float:
+        return float(lowest ** ((last - levels.index(part.depth)) / last)) if last else 1.0
+
+    return _by_part(parts, multiplier, "discriminative")
+
+
+def no_weight_decay(model: Any) -> Rules:
+    """Makes a rule without weight decay for what is usually left out of it.
+
+    These are biases, weights of one dimension or fewer, all weights of
+    normalisations, and the embeddings of positions and classes (timm's
+    ``no_weight_decay``: ``pos_embed``, ``cls_token``, ``dist_token``).
+
+    Args:
+        model: a model that is built.
+
+    Returns:
+        `Rules`, to be joined with others: ``no_weight_decay(m) | layer_decay(m, 0.75)``.
+
+    Raises:
+        RuleError: where the model has no such weights.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_layerwise import LayerwiseOptimizer
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a")])
+    >>> adamw = keras.optimizers.AdamW(weight_decay=0.1)
+    >>> optimizer = LayerwiseOptimizer(adamw, no_weight_decay(model), model=model)
+    >>> [(a.path, a.weight_decay) for a in optimizer.assignments]
+    [('a/kernel', 0.1), ('a/bias', 0.0)]
+    """
+    picked = _Picked(model, "biases, norms, positions, classes", _is_without_decay)
+    return Rules(_nonempty(picked, Rule(weight_decay=0.0)), preset="no_weight_decay")
+
+
+def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
+    """Makes rules under which LoRA's B matrices train at `ratio` times their rate.
+
+    The groups are those of peft's ``create_loraplus_optimizer`` (Hayou et al.
+    2024, arXiv 2402.12354): A matrices and other weights at the rate that
+    `base` gives them, B matrices at `ratio` times that; weights of one
+    dimension are in B's group, without weight decay.
+
+    Args:
+        model: a model with LoRA weights; call ``enable_lora`` first.
+        ratio: factor above 0 between the rates of B and A.
+        base: rules for all weights, as of `layer_decay`; None for the
+            optimizer's rate everywhere.
+
+    Returns:
+        `Rules`: those of the B group, then those of `base`.
+
+    Raises:
+        RuleError: where the model has no LoRA weights, `ratio` is out of
+            range, or `base` gives the B group a rate that is a schedule.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, use_bias=False)])
+    >>> model.layers[0].enable_lora(2)
+    >>> [rule.multiplier for selector, rule in lora_plus(model)]
+    [16.0]
+    """
+    ratio = _positive("ratio", ratio)
+    sites = structure.sites(model)
+    if not any(_is_lora_b(site.weight) for site in sites):
+        raise RuleError(
+            f"{model.name!r} has no LoRA weights. Call `enable_lora(rank)` on the backbone or on "
+            "layers before making the rules."
+        )
+    others = Rules() if base is None else as_rules(base)
+    rate_of: dict[int, Rule] = {}
+    for selector, rule in others:
+        if rule.multiplier is None and rule.learning_rate is None:
+            continue
+        for position in selectors.select(selector, sites):
+            rate_of.setdefault(position, rule)
+    may_train = set(ever_trainable(sites))
+    pairs: list[tuple[Any, Rule]] = []
+    for given in dict.fromkeys(map(rate_of.get, range(len(sites)))):
+        taken = {id(s.weight) for i, s in enumerate(sites) if rate_of.get(i) is given}
+        for name, asks, decay in (("B", _is_lora_b, None), ("1-D", _is_flat, 0.0)):
+            settings = {**_times(given, ratio), "weight_decay": decay}
+            label = f"LoRA+ {name}" + (f" of {given!r}" if given else "")
+            picked = _Picked(
+                model,
+                label,
+                lambda layer, w, asks=asks, taken=taken: asks(w) and id(w) in taken,  # type: ignore[misc]
+            )
+            if any(i in may_train for i in selectors.select(picked, sites)):
+                pairs.append((picked, Rule(**settings)))
+    return Rules(pairs, preset="lora_plus") | others
+
+
+class _Picked:
+    """A selector of the weights of a model that answer a question, new ones among them."""
+
+    is_part = True
+
+    def __init__(self, model: Any, label: str, asks: Callable[[Any, Any], bool]) -> None:
+        self.model = model
+        self.label = label
+        self.asks = asks
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers that own such weights."""
+        return list({id(layer): layer for layer, _ in self._pairs()}.values())
+
+    @property
+    def weights(self) -> list[Any]:
+        """The weights themselves, of those that can ever train."""
+        return [weight for _, weight in self._pairs()]
+
+    def _pairs(self) -> list[tuple[Any, Any]]:
+        return [
+            (place.layer, weight)
+            for place in structure.places(self.model)
+            for weight in own_weights(place.layer)
+            if not is_state(place.layer, weight) and self.asks(place.layer, weight)
+        ]
+
+
+def _by_part(parts: Outline, multiplier: Callable[[Part], float], preset: str) -> Rules:
+    pairs: list[tuple[Any, Rule]] = []
+    for part in parts:
+        number = multiplier(part)
+        if number < _SMALLEST:
+            raise RuleError(
+                f"{preset} would give the {part.label} of {parts.name!r} the multiplier "
+                f"{number:.3g}, with {len(parts.blocks)} blocks: its weights would not move. Pass "
+                "a floor with `lowest=`, or coarser blocks with `block=`."
+            )
+        pairs += _nonempty(part, Rule(multiplier=number))
+    return Rules(pairs, preset=preset)
+
+
+def _nonempty(part: Any, rule: Rule) -> list[tuple[Any, Rule]]:
+    """The rule, unless nothing that it selects can ever train, as in a normalisation of data."""
+    trains = {
+        id(weight)
+        for layer in part.layers
+        for owner in structure.places(layer)
+        for weight in own_weights(owner.layer)
+        if not is_state(owner.layer, weight)
     }
+    return [(part, rule)] if any(id(weight) in trains for weight in part.weights) else []
+
+
+def _is_without_decay(layer: Any, weight: Any) -> bool:
+    names = f"{layer.name}/{weight.name}".lower()
+    return (
+        len(weight.shape) <= 1
+        or "Normalization" in type(layer).__name__
+        or "PositionEmbedding" in type(layer).__name__
+        or _POSITION_OR_CLASS.search(names) is not None
+    )
+
+
+def _is_lora_b(weight: Any) -> bool:
+    return re.fullmatch(r"lora_\w+_b", weight.name) is not None
+
+
+def _is_flat(weight: Any) -> bool:
+    return len(weight.shape) == 1 and not _is_lora_b(weight)
+
+
+def _times(rule: Rule | None, ratio: float) -> dict[str, Any]:
+    """The rate of `rule` times `ratio`."""
+    if rule is None:
+        return {"multiplier": ratio}
+    name = "multiplier" if rule.multiplier is not None else "learning_rate"
+    value = getattr(rule, name)
+    if not isinstance(value, float):
+        raise RuleError(
+            f"`base` gives LoRA weights the {name} {value!r}; lora_plus multiplies numbers only."
+        )
+    return {name: value * ratio}
 
 
 def _positive(name: str, value: Any) -> float:
@@ -119,92 +306,3 @@ def _positive(name: str, value: Any) -> float:
     if number == 0:
         raise RuleError(f"`{name}` must be above 0; received {value!r}.")
     return number
-
-
-def _units(model: Any) -> list[tuple[Any, int]]:
-    """The layers that have trainable weights, each with its depth, from the input up."""
-    depths: dict[Any, int] = {}
-    _visit(model, 0, depths)
-    seen: set[int] = set()
-    units = []
-    for layer, depth in sorted(depths.items(), key=lambda item: item[1]):
-        weights = {id(weight) for weight in layer.trainable_weights}
-        # A layer whose weights all belong to an earlier one has nothing left to rule.
-        if weights - seen:
-            units.append((layer, depth))
-            seen |= weights
-    if not units:
-        raise RuleError(
-            f"{getattr(model, 'name', model)!r} has no trainable weights. Build the model first, "
-            "for example by calling it on one batch."
-        )
-    return units
-
-
-def _visit(model: Any, start: int, depths: dict[Any, int]) -> int:
-    """Notes the depth of every layer in `model` from `start`; returns the depth after it."""
-    model = getattr(model, "_functional", None) or model
-    if not hasattr(model, "_nodes_by_depth"):
-        depth = start
-        for layer in structure.sublayers(model):
-            depth = _place(layer, depth, depths)
-        return depth
-    after: dict[int, int] = {}
-    for level in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[level]:
-            begin = max(
-                (after.get(id(parent), start) for parent in node.parent_nodes), default=start
-            )
-            after[id(node)] = _place(node.operation, begin, depths)
-    return max(after.values(), default=start)
-
-
-def _place(layer: Any, depth: int, depths: dict[Any, int]) -> int:
-    if not selectors.is_layer(layer) or not layer.weights:
-        return depth
-    if _is_model(layer):
-        return _visit(layer, depth, depths)
-    # A layer that is used twice keeps the place of its first use.
-    depths[layer] = min(depth, depths.get(layer, depth))
-    return depth + 1
-
-
-def _is_model(layer: Any) -> bool:
-    return any(base.__name__ == "Model" for base in type(layer).__mro__)
-
-
-def _in_head(model: Any, units: Sequence[tuple[Any, int]], head: Any) -> set[Any]:
-    if head is None:
-        return {units[-1][0]}
-    sites = structure.sites(model)
-    picked = {id(sites[i].weight) for i in selectors.select(head, sites)}
-    in_head = {layer for layer, _ in units if any(id(w) in picked for w in layer.trainable_weights)}
-    if not in_head:
-        raise RuleError(
-            f"`head`={selectors.label(head)!r} selects no layer with trainable weights. The "
-            f"nearest: {', '.join(selectors.nearest(head, sites))}."
-        )
-    return in_head
-
-
-def _steps_by_block(
-    model: Any, units: Sequence[tuple[Any, int]], in_head: set[Any], block: Any
-) -> dict[Any, int]:
-    """For each layer that is not in the head, how many blocks lie between it and the head."""
-    pattern = re.compile(block)
-    paths = {id(site.weight): site.layer_path for site in structure.sites(model)}
-    blocks: list[str] = []
-    block_of: dict[Any, int] = {}
-    for layer, _ in units:
-        if layer in in_head:
-            continue
-        match = pattern.search(paths[id(layer.trainable_weights[0])])
-        if match and match[0] not in blocks:
-            blocks.append(match[0])
-        block_of[layer] = blocks.index(match[0]) if match else len(blocks) - 1
-    if not blocks:
-        raise RuleError(
-            f"`block`={pattern.pattern!r} matches no layer. Paths of this model: "
-            f"{', '.join(dict.fromkeys(paths.values()))[:300]}."
-        )
-    return {layer: len(blocks) - 1 - i for layer, i in block_of.items()}

@@ -16,6 +16,9 @@ from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 
 _WIDTH, _HEIGHT = 800, 600  # about how large a heat-map is shown
 _MOST_COLUMNS = 400
+_TICKS = 24  # steps that are named below a figure's heat-map
+_LEGEND = 12  # lines that a legend can tell apart
+_NAMED = 3  # of more lines, those that are named at their end
 # From nothing to the most: dark violet, blue, green, yellow, as perceived evenly.
 _COLOURS = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], float
@@ -106,6 +109,7 @@ def figure(
     steps: npt.NDArray[np.int64], rows: list[str], values: npt.NDArray[np.float64], title: str
 ) -> Any:
     """A Matplotlib figure of ``values[step, row]``: heat-map above, lines below."""
+    from matplotlib import colormaps
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
@@ -113,17 +117,31 @@ def figure(
     above, below = drawn.subplots(2, 1, height_ratios=[max(1.0, 0.08 * len(rows)), 1.0])
     magnitude = np.ma.masked_invalid(np.abs(values.T))
     positive = magnitude[magnitude > 0].compressed()
-    scale = LogNorm(positive.min(), positive.max()) if positive.size > 1 else None
-    mesh = above.imshow(magnitude, aspect="auto", norm=scale, interpolation="nearest")
+    scale = None
+    if positive.size > 1:
+        scale = LogNorm(positive.min(), positive.max())
+        # A logarithmic scale has no place for zero: below its end it is white.
+        magnitude = np.ma.where(magnitude == 0, positive.min() / 2, magnitude)
+    colours = colormaps["viridis"].with_extremes(under="white", bad="0.75")
+    mesh = above.imshow(magnitude, colours, scale, aspect="auto", interpolation="nearest")
     above.set_yticks(range(len(rows)), rows, fontsize=7)
-    above.set_xticks(range(len(steps)), [str(step) for step in steps], fontsize=7, rotation=90)
-    above.set_title(title)
-    drawn.colorbar(mesh, ax=above)
+    ticks = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _TICKS)).astype(int))
+    above.set_xticks(ticks, [str(steps[i]) for i in ticks], fontsize=7, rotation=90)
+    above.set_title(f"{title} (white: exactly 0; grey: not defined)")
+    drawn.colorbar(mesh, ax=above, extend="min" if scale else "neither")
+    many = len(rows) > _LEGEND
     for i, row in enumerate(rows):
-        below.plot(steps, values[:, i], label=row, linewidth=1)
+        colour = colormaps["viridis"](i / len(rows)) if many else None
+        below.plot(steps, values[:, i], label=row, linewidth=1, color=colour)
     below.set_xlabel("step")
     below.set_ylabel(title)
-    if len(rows) <= 12:
+    if many:
+        below.set_title("from the first row, dark, to the last, light", fontsize=7)
+        last = np.nan_to_num(np.abs(values[-1]), nan=-1.0, posinf=-1.0)
+        for i in np.argsort(last)[-_NAMED:]:
+            if last[i] >= 0:
+                below.annotate(rows[i], (steps[-1], values[-1, i]), fontsize=6)
+    else:
         below.legend(fontsize=7)
     return drawn
 

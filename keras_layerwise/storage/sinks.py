@@ -173,7 +173,7 @@ class CSVSink:
     def vectors(self, items: Iterable[tuple[Series, str, npt.ArrayLike]], step: int) -> None:
         """Writes a line for each row of each series."""
         self._write(
-            (step, series.kind, series.statistic or tag, row.name, row.part, value, "")
+            (step, series.kind, _name(series) or tag, row.name, row.part, value, "")
             for series, tag, values in items
             for row, value in zip(series.rows, np.asarray(values).tolist(), strict=True)
         )
@@ -239,3 +239,8 @@ class CSVSink:
 def _opened(path: Path, mode: Literal["a", "x"]) -> TextIO:
     # The escape of what is no UTF-8 is JSON's own.
     return path.open(mode, newline="", encoding="utf-8", errors="backslashreplace")
+
+
+def _name(series: Series) -> str | None:
+    """The statistic that `series` has values of."""
+    return series.statistic or (series.facts.name if series.facts else None)

@@ -5,7 +5,16 @@ import itertools
 import keras
 import pytest
 
-from keras_layerwise import LayerwiseOptimizer, RuleError, discriminative, layer_decay
+from keras_layerwise import (
+    LayerwiseOptimizer,
+    Rule,
+    RuleError,
+    discriminative,
+    layer_decay,
+    lora_plus,
+    no_weight_decay,
+    outline,
+)
 
 BLOCK = r"block_(\d+)"
 
@@ -44,9 +53,14 @@ TIMM_BLOCKS = [
 ]  # fmt: skip
 
 
-def test_timm():
+def multipliers_of(rules):
+    return [rule.multiplier for _, rule in rules]
+
+
+@pytest.mark.parametrize("block", [BLOCK, None])
+def test_timm(block):
     model = transformer()
-    found = by_path(model, layer_decay(model, 0.75, BLOCK))
+    found = by_path(model, layer_decay(model, 0.75, block))
     assert found["embeddings/patch"] == pytest.approx(0.0237573, rel=1e-5)
     for i, expected in enumerate(TIMM_BLOCKS):
         assert found[f"block_{i}/attention"] == pytest.approx(expected, rel=2e-5)
@@ -83,20 +97,20 @@ def dense_chain(count):
 
 def test_fastai_slice_over_three_groups():
     model = dense_chain(3)
-    rates = [1e-3 * m for m in discriminative(model, 1e-2).values()]
+    rates = [1e-3 * m for m in multipliers_of(discriminative(model, 1e-2))]
     assert rates == pytest.approx([1e-5, 1e-4, 1e-3])
 
 
 def test_ulmfit():
-    multipliers = list(layer_decay(dense_chain(4), 1 / 2.6).values())
+    multipliers = multipliers_of(layer_decay(dense_chain(4), 1 / 2.6))
     for lower, upper in itertools.pairwise(multipliers):
         assert upper / lower == pytest.approx(2.6)
     assert multipliers[-1] == 1.0
 
 
 def test_one_layer_is_the_head():
-    assert list(layer_decay(dense_chain(1), 0.5).values()) == [1.0]
-    assert list(discriminative(dense_chain(1), 0.5).values()) == [1.0]
+    assert multipliers_of(layer_decay(dense_chain(1), 0.5)) == [1.0]
+    assert multipliers_of(discriminative(dense_chain(1), 0.5)) == [1.0]
 
 
 def test_depth_follows_the_graph_not_the_order_of_creation():
@@ -118,7 +132,7 @@ def test_branches_of_one_depth_share_a_multiplier():
 def test_nested_models_count_layer_by_layer():
     body = dense_chain(2)
     model = keras.Sequential([keras.Input((3,)), body, keras.layers.Dense(1, name="head")])
-    assert list(layer_decay(model, 0.5).values()) == [0.25, 0.5, 1.0]
+    assert multipliers_of(layer_decay(model, 0.5)) == [0.25, 0.5, 1.0]
 
 
 def test_a_layer_used_twice_has_the_depth_of_its_first_use():
@@ -137,6 +151,8 @@ def test_a_layer_used_twice_has_the_depth_of_its_first_use():
         ({"decay": 0.5, "block": "nothing_"}, "matches no layer"),
         ({"decay": 0.5, "head": "heda"}, "head"),
         ({"decay": 0.5, "head_steps": -1}, "head_steps"),
+        ({"decay": 0.5, "lowest": -1.0}, "lowest"),
+        ({"decay": 1e-9, "head_steps": 2}, "lowest=.*block="),
     ],
 )
 def test_wrong_arguments_say_so(arguments, message):
@@ -147,3 +163,106 @@ def test_wrong_arguments_say_so(arguments, message):
 def test_a_model_that_is_not_built_says_so():
     with pytest.raises(RuleError, match="Build the model first"):
         layer_decay(keras.Sequential([keras.layers.Dense(1)]), 0.5)
+
+
+def test_lowest_is_a_floor():
+    model = dense_chain(5)
+    assert multipliers_of(layer_decay(model, 0.1, lowest=0.05)) == [0.05, 0.05, 0.05, 0.1, 1.0]
+
+
+def test_rules_hold_for_what_is_not_trainable_now():
+    model = dense_chain(3)
+    before = by_path(model, layer_decay(model, 0.5))
+    model.layers[1].trainable = False
+    rules = layer_decay(model, 0.5)
+    model.layers[1].trainable = True
+    assert by_path(model, rules) == before
+
+
+def test_a_part_that_never_trains_has_no_rule():
+    data = keras.layers.Normalization(mean=0.0, variance=1.0)
+    model = keras.Sequential([keras.Input((3,)), data, *dense_chain(2).layers])
+    assert by_path(model, layer_decay(model, 0.5)) == {"d0": 0.5, "d1": 1.0}
+
+
+def test_timm_usual_pair_of_layer_decay_and_no_decay():
+    model = transformer(2)
+    adamw = keras.optimizers.AdamW(weight_decay=0.1)
+    rules = no_weight_decay(model) | layer_decay(model, 0.5)
+    found = LayerwiseOptimizer(adamw, rules, model=model).assignments
+    assert {a.path: a.weight_decay for a in found if "block_1" in a.path} == {
+        "block_1/attention/kernel": 0.1,
+        "block_1/attention/bias": 0.0,
+        "block_1/norm/gamma": 0.0,
+        "block_1/norm/beta": 0.0,
+    }
+    assert {a.multiplier for a in found if "block_1" in a.path} == {0.5}
+
+
+def lora_model():
+    model = dense_chain(3)
+    model.layers[0].enable_lora(2)
+    model.layers[1].enable_lora(2)
+    return model
+
+
+def pefts_groups(model, rate, ratio):
+    """peft/optimizers/loraplus.py: B matrices and 1-D weights at ratio times the rate."""
+    return {
+        weight.path: rate * ratio
+        if weight.name.endswith("_b") or len(weight.shape) == 1
+        else rate
+        for weight in model.trainable_weights
+    }  # fmt: skip
+
+
+def test_lora_plus_has_the_groups_of_peft():
+    model = lora_model()
+    adamw = keras.optimizers.AdamW(1.0, weight_decay=0.1)
+    found = LayerwiseOptimizer(adamw, lora_plus(model, 16), model=model).assignments
+    assert {w.path: a.learning_rate for w, a in zip(model.trainable_weights, found, strict=True)}
+    rates = {a.path: a.learning_rate for a in found}
+    assert sorted(rates.values()) == sorted(pefts_groups(model, 1.0, 16.0).values())
+    assert rates["d0/lora_kernel_b"] == 16.0
+    assert rates["d0/lora_kernel_a"] == rates["d2/kernel"] == 1.0
+    assert {a.weight_decay for a in found if a.path.endswith("bias")} == {0.0}
+    assert {a.weight_decay for a in found if "lora" in a.path} == {0.1}
+
+
+def test_lora_plus_multiplies_the_rates_of_its_base():
+    model = lora_model()
+    found = LayerwiseOptimizer(
+        "sgd", lora_plus(model, 4, base=layer_decay(model, 0.5)), model=model
+    ).assignments
+    rates = {a.path: a.multiplier for a in found if "lora" in a.path}
+    assert rates == {
+        "d0/lora_kernel_a": 0.25,
+        "d0/lora_kernel_b": 1.0,
+        "d1/lora_kernel_a": 0.5,
+        "d1/lora_kernel_b": 2.0,
+    }
+
+
+def test_lora_plus_without_lora_or_with_a_schedule_says_so():
+    with pytest.raises(RuleError, match="enable_lora"):
+        lora_plus(dense_chain(2))
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    with pytest.raises(RuleError, match="numbers only"):
+        lora_plus(lora_model(), base={"d0": Rule(learning_rate=schedule)})
+
+
+def test_weights_that_a_layer_gets_later_have_the_rate_of_its_part():
+    model = dense_chain(3)
+    rules = layer_decay(model, 0.5)
+    model.layers[0].enable_lora(2)
+    found = LayerwiseOptimizer("sgd", rules, model=model).assignments
+    assert {a.multiplier for a in found if a.path.startswith("d0/")} == {0.25}
+    assert len(found) == 7
+
+
+def test_parts_are_rules_of_their_own():
+    model = transformer(4)
+    parts = outline(model)
+    found = by_path(model, {parts.blocks[:2]: Rule(multiplier=0.1), parts.stem: 0.01})
+    assert [found[f"block_{i}/norm"] for i in range(4)] == [0.1, 0.1, 1.0, 1.0]
+    assert found["embeddings/patch"] == 0.01

@@ -1,0 +1,441 @@
+"""The layers of a network in the order in which data passes.
+
+Nested models and wrappers around them are expanded, so that a network is one
+directed graph. A layer whose inside is not known stays one vertex; where it
+holds numbered siblings that repeat (all the blocks of a vision transformer in
+one encoder layer), these become a chain of vertices.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+
+from keras_layerwise.backend.internals import graph_levels, own_weights, sublayers
+
+_NOT_KERNELS = re.compile("embed|token|pos|bias|gamma|beta|scale|lora_|centroid|seed")
+_JOINS = re.compile("add|concat|multiply|average|maximum|minimum|subtract|dot|merge|where|stack")
+_TRAILING_NUMBER = re.compile(r"(.*?)_?(\d+)$")
+_BEFORE = re.compile("embed|patch|stem|pos|token|cls|class|pre|input|tokenizer|register")
+_AFTER = re.compile("final|post|out|last|pool|top|head|down|merg|proj")
+
+
+@dataclass(eq=False)
+class Vertex:
+    """One call of a layer or operation, or one of the siblings that it is split into.
+
+    Attributes:
+        chain: the layers from the network down to this one.
+        layers: the layers in it that own weights.
+        parents: positions of the vertices whose output it takes.
+        kernels: how many layers in it have a kernel.
+        joins: whether it takes several tensors together.
+        is_placed: whether its place among its neighbours is known.
+    """
+
+    chain: tuple[Any, ...]
+    layers: list[Any]
+    parents: set[int] = field(default_factory=set)
+    kernels: int = 0
+    joins: bool = False
+    is_placed: bool = True
+
+    @property
+    def layer(self) -> Any:
+        """The layer or operation itself."""
+        return self.chain[-1]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the layers from below the network down."""
+        return [part.name for part in self.chain[1:]]
+
+    @property
+    def path(self) -> str:
+        """The names, joined by ``/``."""
+        return "/".join(self.names)
+
+
+# Layers.
+
+
+def is_model(layer: Any) -> bool:
+    """Whether `layer` is a Keras model."""
+    return isinstance(layer, keras.Model)
+
+
+def weighted_children(layer: Any) -> list[Any]:
+    """The layers directly inside `layer` that have weights."""
+    return [child for child in sublayers(layer) if child.weights]
+
+
+def is_leaf(layer: Any) -> bool:
+    """Whether `layer` counts as one layer: Keras's own, or one without weighted layers in it."""
+    if is_model(layer):
+        return False
+    whole = (keras.layers.MultiHeadAttention, keras.layers.RNN, keras.layers.Wrapper)
+    own = type(layer).__module__.startswith(("keras.src.layers", "keras.layers"))
+    return own or isinstance(layer, whole) or not weighted_children(layer)
+
+
+def leaves(layer: Any) -> Iterator[Any]:
+    """The smallest layers in `layer` that count as one, and those that own weights beside."""
+    if is_leaf(layer):
+        yield layer
+        return
+    if own_weights(layer):
+        yield layer
+    for child in sublayers(layer):
+        yield from leaves(child)
+
+
+def has_kernel(layer: Any) -> bool:
+    """Whether a leaf has a kernel, which an embedding or a normalisation has not."""
+    weights = layer.weights if is_leaf(layer) else own_weights(layer)
+    return not re.search("Embedding|Normalization|LayerScale", type(layer).__name__) and any(
+        len(weight.shape) > 1 and not _NOT_KERNELS.search(weight.name) for weight in weights
+    )
+
+
+def kernels_in(layer: Any) -> int:
+    """How many leaves of `layer` have a kernel; a layer that is used twice counts once."""
+    found = {id(leaf): leaf for leaf in leaves(layer)}
+    return sum(has_kernel(leaf) for leaf in found.values())
+
+
+def owners_in(layer: Any) -> list[Any]:
+    """The layers in `layer`, itself among them, that own weights, each once."""
+    found: dict[int, Any] = {}
+
+    def visit(part: Any) -> None:
+        if own_weights(part):
+            found.setdefault(id(part), part)
+        for child in sublayers(part):
+            visit(child)
+
+    visit(layer)
+    return list(found.values())
+
+
+def is_automatic(layer: Any) -> bool:
+    """Whether Keras made up the layer's name from its class."""
+    auto = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
+    auto = re.sub("([a-z])([A-Z])", r"\1_\2", auto).lower()
+    return re.fullmatch(rf"{re.escape(auto)}(_\d+)?", layer.name) is not None
+
+
+def numbered(layer: Any) -> tuple[str, int] | None:
+    """The stem and number of a layer's name; None where a number of Keras's says nothing.
+
+    Keras numbers what has no name of its own. That says something only about
+    a layer of a class of the user's, of which blocks are made.
+    """
+    match = _TRAILING_NUMBER.fullmatch(layer.name)
+    if is_automatic(layer):
+        if is_leaf(layer) or is_model(layer):
+            return None
+        return (match[1], int(match[2])) if match else (layer.name, 0)
+    return (match[1], int(match[2])) if match else None
+
+
+def shapes(layers: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
+    """The shapes of all weights: what repeats has the same."""
+    return tuple(
+        tuple(weight.shape)
+        for layer in layers
+        for weight in own_weights(layer)
+        if "lora" not in weight.name
+    )
+
+
+def are_alike(shapes_of_each: Sequence[Any]) -> bool:
+    """Whether at least half have the same weights, as the blocks of a transformer have."""
+    return Counter(shapes_of_each).most_common(1)[0][1] * 2 >= len(shapes_of_each)
+
+
+def inner_model(layer: Any) -> Any | None:
+    """The model with a graph that `layer` only wraps, as ``TimeDistributed(resnet)`` does."""
+    while graph_levels(layer) is None:
+        children = weighted_children(layer)
+        if len(children) != 1 or own_weights(layer):
+            return None
+        (layer,) = children
+    return layer
+
+
+# The graph.
+
+
+class _Builder:
+    """Collects vertices call by call."""
+
+    def __init__(self) -> None:
+        self.vertices: list[Vertex] = []
+        self.calls: dict[int, list[list[int]]] = {}
+
+    def add(self, chain: tuple[Any, ...], parents: set[int], count: int) -> int:
+        layer = chain[-1]
+        is_layer = isinstance(layer, keras.Layer)
+        self.vertices.append(
+            Vertex(
+                chain=chain,
+                layers=owners_in(layer) if is_layer else [],
+                parents=parents,
+                kernels=kernels_in(layer) if is_layer else 0,
+                joins=count > 1 and _JOINS.search(type(layer).__name__.lower()) is not None,
+            )
+        )
+        return len(self.vertices) - 1
+
+    def expand(self, chain: tuple[Any, ...], inputs: Sequence[set[int]]) -> list[set[int]]:
+        """Adds a model's graph; gives for each output the vertices that it comes from."""
+        model = chain[-1]
+        sources: dict[int, set[int]] = {}
+        given = list(model.inputs)
+        everything: set[int] = set().union(*inputs)
+        for position, tensor in enumerate(given):
+            same = len(given) == len(inputs)
+            sources[id(tensor)] = inputs[position] if same else everything
+        first = len(self.vertices)
+        for node in (node for level in graph_levels(model) or () for node in level):
+            if all(id(tensor) in sources for tensor in node.outputs):
+                continue
+            taken = [sources.get(id(tensor), set()) for tensor in node.input_tensors]
+            for tensor, source in zip(node.outputs, self.call(node, chain, taken), strict=True):
+                sources[id(tensor)] = source
+        self.calls.setdefault(id(model), []).append(list(range(first, len(self.vertices))))
+        return [sources.get(id(tensor), set()) for tensor in model.outputs]
+
+    def call(
+        self, node: Any, chain: tuple[Any, ...], taken: Sequence[set[int]]
+    ) -> Sequence[set[int]]:
+        layer = node.operation
+        if isinstance(layer, keras.Layer) and layer.weights and (inner := inner_model(layer)):
+            below = [*chain, layer]
+            while below[-1] is not inner:
+                below.append(weighted_children(below[-1])[0])
+            outputs = self.expand(tuple(below), taken)
+            if len(outputs) == len(node.outputs):
+                return outputs
+            return [set().union(*outputs)] * len(node.outputs)
+        parents: set[int] = set().union(*taken)
+        distinct = len({frozenset(source) for source in taken})
+        position = self.add((*chain, layer), parents, distinct)
+        if layer.__class__.__name__ != "InputLayer":
+            self.calls.setdefault(id(layer), []).append([position])
+        return [{position}] * len(node.outputs)
+
+
+def graph(model: Any) -> list[Vertex] | None:
+    """The vertices of `model` in an order in which each follows its parents.
+
+    Where a layer is called several times, the calls are one vertex, unless one
+    call follows another; then the first has the weights and the later ones none.
+
+    Returns:
+        None where the order of calls is not known.
+    """
+    inner = inner_model(model)
+    if inner is None:
+        return None
+    chain = [model]
+    while chain[-1] is not inner:
+        chain.append(weighted_children(chain[-1])[0])
+    builder = _Builder()
+    inputs = []
+    for tensor in inner.inputs:
+        inputs.append({builder.add((*chain, _Input(tensor.name)), set(), 1)})
+    builder.expand(tuple(chain), inputs)
+    return _split_all(_merged(builder))
+
+
+@dataclass(frozen=True)
+class _Input:
+    name: str
+
+
+def _merged(builder: _Builder) -> list[Vertex]:
+    """The vertices with the calls of one layer merged where that leaves no circle."""
+    vertices = builder.vertices
+    before = [0] * len(vertices)
+    for i, vertex in enumerate(vertices):
+        for parent in vertex.parents:
+            before[i] |= before[parent] | 1 << parent
+    leader = list(range(len(vertices)))
+    for calls in builder.calls.values():
+        if len(calls) < 2:
+            continue
+        is_weighted = any(vertices[i].layers for i in calls[0])
+        follows = any(
+            before[later[0]] >> earlier[-1] & 1
+            for earlier in calls
+            for later in calls
+            if earlier is not later and earlier and later
+        )
+        if is_weighted and not follows and len({len(call) for call in calls}) == 1:
+            for others in zip(*calls, strict=True):
+                for other in others[1:]:
+                    leader[other] = leader[others[0]]
+    merged = _ordered(vertices, leader)
+    if merged is None:
+        merged = _ordered(vertices, list(range(len(vertices)))) or vertices
+    seen: set[int] = set()
+    for vertex in merged:
+        vertex.layers = [layer for layer in vertex.layers if id(layer) not in seen]
+        if not vertex.layers:
+            vertex.kernels = 0
+        seen |= {id(layer) for layer in vertex.layers}
+    return merged
+
+
+def _ordered(vertices: Sequence[Vertex], leader: Sequence[int]) -> list[Vertex] | None:
+    """The leaders, parents first; None where they form a circle."""
+    parents: dict[int, set[int]] = {i: set() for i in dict.fromkeys(leader)}
+    for i, vertex in enumerate(vertices):
+        parents[leader[i]] |= {leader[parent] for parent in vertex.parents} - {leader[i]}
+    children: dict[int, list[int]] = {i: [] for i in parents}
+    waiting = {i: len(found) for i, found in parents.items()}
+    for i, found in parents.items():
+        for parent in found:
+            children[parent].append(i)
+    order, ready = [], [i for i in reversed(parents) if not waiting[i]]
+    while ready:
+        current = ready.pop()
+        order.append(current)
+        for child in children[current]:
+            waiting[child] -= 1
+            if not waiting[child]:
+                ready.append(child)
+    if len(order) < len(parents):
+        return None
+    position = {old: new for new, old in enumerate(order)}
+    return [
+        replace(
+            vertices[old],
+            layers=list(vertices[old].layers),
+            parents={position[parent] for parent in parents[old]},
+        )
+        for old in order
+    ]
+
+
+# Siblings inside a layer.
+
+
+def siblings(layer: Any) -> list[tuple[Any, ...]] | None:
+    """The repeating siblings in `layer`, each as the chain of layers from below it.
+
+    The blocks may be held in stages: where these differ, the blocks in them
+    are the siblings. None where nothing repeats, or the numbers contradict
+    the order in which the siblings were made.
+    """
+    children = weighted_children(layer)
+    total = kernels_in(layer)
+    groups: dict[Any, list[Any]] = {}
+    for child in children:
+        number = None if is_leaf(child) else numbered(child)
+        if number and kernels_in(child) > 1 and "expert" not in child.name:
+            groups.setdefault((type(child), number[0]), []).append(child)
+    for group in groups.values():
+        numbers = [(numbered(child) or ("", 0))[1] for child in group]
+        if numbers != sorted(set(numbers)) or sum(map(kernels_in, group)) * 2 < total:
+            continue
+        if are_alike([shapes(owners_in(child)) for child in group]):
+            return [(child,) for child in group]
+        inside = [(child, siblings(child)) for child in group]
+        return [(child, *below) for child, found in inside for below in (found if found else [()])]
+    for child in children:
+        if not is_leaf(child) and kernels_in(child) * 5 >= total * 4 and len(children) > 1:
+            found = siblings(child)
+            return [(child, *below) for below in found] if found else None
+    if len(children) == 1 and not is_leaf(children[0]):
+        found = siblings(children[0])
+        return [(children[0], *below) for below in found] if found else None
+    return None
+
+
+def _split_all(vertices: list[Vertex]) -> list[Vertex]:
+    """Splits each layer that holds blocks, unless it is itself one of many that are alike."""
+    groups: dict[Any, list[Vertex]] = {}
+    for vertex in vertices:
+        if vertex.kernels > 1 and not is_leaf(vertex.layer):
+            number = numbered(vertex.layer) or (vertex.layer.name, 0)
+            key = (tuple(map(id, vertex.chain[:-1])), type(vertex.layer), number[0])
+            groups.setdefault(key, []).append(vertex)
+    chains: dict[int, list[Vertex]] = {}
+    for group in groups.values():
+        if len(group) > 1 and are_alike([shapes(vertex.layers) for vertex in group]):
+            continue
+        for vertex in group:
+            if found := siblings(vertex.layer):
+                parts = [(below, owners_in(below[-1])) for below in found]
+                chains[id(vertex)] = chain_of(vertex, parts)
+    return replaced(vertices, chains)
+
+
+def chain_of(vertex: Vertex, parts: Sequence[tuple[tuple[Any, ...], list[Any]]]) -> list[Vertex]:
+    """The chain of vertices that stands for `vertex`: its `parts`, and the rest around them.
+
+    The rest goes before or after the part that it stands next to in the order
+    in which the layers were made, unless its name says otherwise. Where
+    neither tells, the vertex is not placed, and the user is to be asked.
+    """
+    order = {id(layer): i for i, layer in enumerate(vertex.layers)}
+    known = {id(layer): i for i, (_, layers) in enumerate(parts) for layer in layers}
+    first, last = min(map(order.__getitem__, known)), max(map(order.__getitem__, known))
+    gaps: dict[Any, list[Any]] = {}
+    for layer in vertex.layers:
+        if id(layer) in known:
+            continue
+        place = order[id(layer)]
+        name = layer.name.lower()
+        gap: Any
+        if first < place < last:
+            gap = min(i for key, i in known.items() if order[key] > place)
+        elif _BEFORE.search(name) or layer is vertex.layer:
+            gap = 0
+        elif place > last or _AFTER.search(name):
+            gap = len(parts)
+        else:
+            gap = "unknown"
+        gaps.setdefault(gap, []).append(layer)
+    made = []
+
+    def make(chain: tuple[Any, ...], layers: list[Any]) -> None:
+        kernels = sum(
+            kernels_in(layer) if is_leaf(layer) else has_kernel(layer) for layer in layers
+        )
+        made.append(Vertex(chain, layers, kernels=kernels))
+
+    if "unknown" in gaps:
+        make(vertex.chain, gaps["unknown"])
+        made[-1].is_placed = False
+    for i, (below, layers) in enumerate(parts):
+        if i in gaps:
+            make(vertex.chain, gaps[i])
+        make((*vertex.chain, *below), [layer for layer in layers if id(layer) in order])
+    if len(parts) in gaps:
+        make(vertex.chain, gaps[len(parts)])
+    return made
+
+
+def replaced(vertices: Sequence[Vertex], chains: dict[int, list[Vertex]]) -> list[Vertex]:
+    """The vertices with some replaced by chains, parents renumbered."""
+    result: list[Vertex] = []
+    end: dict[int, int] = {}
+    for i, vertex in enumerate(vertices):
+        parents = {end[parent] for parent in vertex.parents}
+        chain = chains.get(id(vertex))
+        if chain is None:
+            result.append(replace(vertex, parents=parents))
+        else:
+            for part in chain:
+                part.parents = parents
+                result.append(part)
+                if part.is_placed:
+                    parents = {len(result) - 1}
+        end[i] = len(result) - 1
+    return result

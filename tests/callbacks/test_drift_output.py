@@ -1,0 +1,229 @@
+"""Statistics and sinks of the user's own, metrics, phases, and what many layers are shown as."""
+
+import csv
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from tensorboard.util import tensor_util
+
+import keras_layerwise as kl
+from keras_layerwise.storage import schema
+from tests.shared.drift import (
+    X,
+    Y,
+    alarms_of,
+    classifier,
+    fit,
+    host,
+    read,
+    series,
+    vectors,
+    weights_of,
+)
+
+
+def rms():
+    return kl.Statistic(
+        "rms", "‖w − w₀‖₂ / √n", "of the weight", lambda sums: sums.distance / sums.count**0.5
+    )
+
+
+def of_kind(directory, kind):
+    return [found for found in series(directory).values() if found[0].kind == kind]
+
+
+class TestOwnStatistic:
+    def test_it_is_in_history_summary_plot_and_the_file_with_its_facts(self, tmp_path):
+        pytest.importorskip("matplotlib")
+        model = classifier()
+        start = weights_of(model, "body")
+        drift = kl.WeightDrift(tmp_path, statistics=["l2", rms()])
+        fit(model, drift)
+        moved = weights_of(model, "body") - start
+        expected = np.sqrt(np.mean(moved**2))
+        assert drift.history["rms"][-1, 0] == pytest.approx(expected, rel=1e-5)
+        ((about, records),) = vectors(tmp_path, "rms")
+        facts = schema.Facts("rms", "‖w − w₀‖₂ / √n", "of the weight", "rising")
+        assert about.facts == facts
+        assert records[-1][1][0] == pytest.approx(expected, rel=1e-5)
+        printed = []
+        drift.summary(printed.append)
+        assert f"{drift.history['rms'][-1, 0]:.6g}" in printed[0]
+        assert "rms" in drift._repr_html_()
+        assert drift.plot("rms").axes[0].get_title().startswith("rms")
+
+    def test_every_series_says_how_its_statistic_reads(self, tmp_path):
+        fit(classifier(), kl.WeightDrift(tmp_path, statistics=schema.STATISTICS), epochs=1)
+        reads = {about.facts.name: about.facts.reads for about, _ in of_kind(tmp_path, "drift")}
+        assert reads.keys() == {*schema.STATISTICS}
+        assert {name for name, how in reads.items() if how == "falling"} == {"cosine"}
+        assert {n for n, how in reads.items() if how == "signed"} == {"mean_shift", "std_shift"}
+
+
+class Kept:
+    """A sink that keeps everything."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        if name not in ("vectors", "scalars", "messages", "text", "image", "close"):
+            raise AttributeError(name)
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+
+class TestSinks:
+    def test_they_get_what_tensorboard_gets(self, tmp_path):
+        kept, table = Kept(), kl.CSVSink(tmp_path / "run.csv")
+        model = classifier()
+        model.get_layer("body").trainable = False
+        model.compile("sgd", "mse")
+        drift = kl.WeightDrift(tmp_path / "run", sinks=[kept, table])
+        push = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: model.get_layer("body").kernel.assign_add(
+                np.ones((4, 6), "float32")
+            )
+        )
+        assert alarms_of(lambda: fit(model, push, drift))
+        names = [name for name, *_ in kept.calls]
+        assert names.count("vectors") == 2
+        assert {"scalars", "messages", "text", "image"} < {*names}
+        assert names[-1] == "close"
+        written = {tag for event in read(tmp_path / "run/drift") for tag in tags(event)}
+        handed = {
+            tag
+            for name, *arguments in kept.calls
+            for tag in (
+                [tag for _, tag, _ in arguments[0]]
+                if name == "vectors"
+                else arguments[0]
+                if name == "scalars"
+                else [arguments[1]]
+                if name == "messages"
+                else [arguments[0]]
+                if name in ("text", "image")
+                else []
+            )
+        }
+        assert handed == written
+        with (tmp_path / "run.csv").open(encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        found = [float(r["value"]) for r in lines if (r["kind"], r["name"]) == ("drift", "l2")]
+        np.testing.assert_allclose(found, drift.history["l2"].ravel(), rtol=1e-6)
+        assert {r["name"] for r in lines if r["kind"] == "blocks"} == {*drift.history} - {
+            "step",
+            "layers",
+        }
+
+    def test_what_is_no_sink_is_refused_at_once(self, tmp_path):
+        with pytest.raises(TypeError, match="A sink has the methods"):
+            kl.WeightDrift(tmp_path, sinks=[print])
+
+
+def tags(event):
+    return [value.tag for value in event.summary.value]
+
+
+class TestMetrics:
+    def test_they_are_beside_the_drift_of_the_same_step(self, tmp_path):
+        model = classifier()
+        drift = kl.WeightDrift(tmp_path, update_freq=3, metrics=["val_loss", "loss"])
+        fit_history = fit(model, drift, epochs=3, validation_data=(X, Y)).history
+        history = drift.history
+        # The records of every third step, and one at the end of each epoch.
+        assert history["step"].tolist() == [3, 4, 6, 8, 9, 12]
+        at_the_end = np.isin(history["step"], [4, 8, 12])
+        for name in ("val_loss", "loss"):
+            np.testing.assert_allclose(history[name][at_the_end], fit_history[name])
+            assert np.isnan(history[name][~at_the_end]).all()
+        found = {
+            (value.tag, event.step): float(tensor_util.make_ndarray(value.tensor))
+            for event in read(tmp_path / "drift")
+            for value in event.summary.value
+            if value.tag in ("val_loss", "drift/l2")
+        }
+        assert [found["val_loss", step] for step in (4, 8, 12)] == pytest.approx(
+            fit_history["val_loss"], rel=1e-6
+        )
+        assert ("drift/l2", 12) in found
+
+    def test_one_that_is_never_logged_is_said_with_those_that_are(self, tmp_path):
+        drift = kl.WeightDrift(tmp_path, metrics="val_old_accuracy")
+        with pytest.warns(UserWarning, match=r"val_old_accuracy.*never logged.*\['loss'\]"):
+            fit(classifier(), drift)
+
+
+class TestRun:
+    def test_phases_are_one_line_and_rows_say_what_holds_now(self, tmp_path):
+        model = classifier()
+        start = weights_of(model, "head")
+        drift = kl.WeightDrift(tmp_path, update_freq=2)
+        fit(model, drift, epochs=1)
+        body = host(model.get_layer("body").kernel)
+        model.get_layer("body").trainable = False
+        model.compile("adam", "mse")
+        fit(model, drift, epochs=1)
+        assert drift.history["step"].tolist() == [2, 4, 6, 8]
+        expected = np.linalg.norm(weights_of(model, "head") - start)
+        assert drift.history["l2"][-1, 3] == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_array_equal(host(model.get_layer("body").kernel), body)
+        printed = []
+        drift.summary(printed.append)
+        assert re.search(r"body\s+│ trainable, frozen", printed[0])
+        assert re.search(r"head\s+│ trainable  ", printed[0])
+        ((about, states),) = of_kind(tmp_path, "frozen")
+        assert [row.name for row in about.rows] == drift.history["layers"]
+        assert [(step, state.tolist()) for step, state in states] == [
+            (2, [0, 0, 0, 0]),
+            (6, [1, 0, 0, 0]),
+        ]
+
+    def test_unfreezing_in_mid_run_is_in_the_rows(self, tmp_path):
+        model = classifier()
+        rules = {"body": kl.Rule(frozen=True)}
+        model.compile(kl.LayerwiseOptimizer("sgd", rules, model=model), "mse")
+        drift = kl.WeightDrift(tmp_path)
+        fit(model, kl.GradualUnfreeze({2: "body"}), drift, epochs=3)
+        ((_, states),) = of_kind(tmp_path, "frozen")
+        assert [(step, state[0]) for step, state in states] == [(4, 1), (12, 0)]
+
+    def test_a_model_with_optimizers_of_its_own_counts_batches(self, tmp_path):
+        model = Alternating()
+        model.compile()
+        drift = kl.WeightDrift(tmp_path, update_freq=2)
+        for _ in range(2):
+            model.fit(X, batch_size=8, epochs=1, verbose=0, callbacks=[drift])
+        assert drift.history["step"].tolist() == [2, 4, 6, 8]
+        assert drift.history["layers"] == ["generator", "critic"]
+        assert (np.diff(drift.history["l2"][:, 0]) != 0).all()
+
+
+class Alternating(keras.Model):
+    """Two networks, two optimizers, and a step that needs no gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = layers.Dense(4, name="generator")
+        self.critic = layers.Dense(1, name="critic")
+        self.generator.build((None, 4))
+        self.critic.build((None, 4))
+        self.built = True
+        self.optimizers = [keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2)]
+
+    def call(self, x):
+        return self.critic(self.generator(x))
+
+    def train_step(self, *arguments):
+        if keras.backend.backend() == "jax":
+            state, _ = arguments
+            trained, *rest = state
+            return {"loss": 0.0}, ([weight + 0.1 for weight in trained], *rest)
+        for optimizer, layer in zip(self.optimizers, (self.generator, self.critic), strict=True):
+            optimizer.apply(
+                [keras.ops.ones(weight.shape) for weight in layer.trainable_weights],
+                layer.trainable_weights,
+            )
+        return {"loss": 0.0}
