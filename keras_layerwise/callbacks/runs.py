@@ -17,6 +17,7 @@ from keras_layerwise.errors import FrozenHyperparameterError
 from keras_layerwise.hyperparameters.fit import step_count, trains_itself
 from keras_layerwise.model import structure
 from keras_layerwise.storage import run_file
+from keras_layerwise.storage.record import RecordError
 from keras_layerwise.storage.run_file import Mark
 
 RESUME = ("auto", "must", "never")
@@ -171,14 +172,21 @@ class Fit:
         if not count or self.directory is None:
             return None
         refused = []
+        unreadable = None
         for directory in run_file.runs(self.directory):
             mark = run_file.read(directory)
             if mark is not None and not mark.holds(count):
                 continue
-            differences = [d for member in self.members for d in member.differences_from(directory)]
+            try:
+                differences = [d for m in self.members for d in m.differences_from(directory)]
+            except RecordError as error:  # which hides no other run that fits
+                unreadable = unreadable or error
+                continue
             if not differences:
                 return _resumed(directory, mark, count, counts_batches)
             refused.append((directory, differences))
+        if unreadable is not None:
+            raise unreadable
         if not refused:
             return None
         directory, differences = refused[0]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_layerwise.backend import internals
 from keras_layerwise.storage.values import UNKNOWN
 
 NONE = "none"
@@ -238,7 +239,15 @@ def _batch_size(kind: str, arguments: Mapping[str, Any]) -> Any:
     if kind == "tf.data":
         return _tf_batch_size(x)
     size = getattr(x, "batch_size", None)
+    if kind == "DataLoader" and size is None:
+        size = getattr(_plain_sampler(x), "batch_size", None)
     return size if isinstance(size, int) else UNKNOWN
+
+
+def _plain_sampler(loader: Any) -> Any:
+    """The loader's batch sampler where it is PyTorch's own, of which it is known what it does."""
+    found = getattr(loader, "batch_sampler", None)
+    return found if type(found).__name__ == "BatchSampler" else None
 
 
 def _shuffle(kind: str, arguments: Mapping[str, Any]) -> Any:
@@ -248,7 +257,7 @@ def _shuffle(kind: str, arguments: Mapping[str, Any]) -> Any:
     if kind == "tf.data":
         return _tf_shuffle(x)
     if kind == "DataLoader":
-        sampler = type(getattr(x, "sampler", None)).__name__
+        sampler = type(getattr(_plain_sampler(x), "sampler", None)).__name__
         return {"RandomSampler": True, "SequentialSampler": False}.get(sampler, UNKNOWN)
     return UNKNOWN
 
@@ -265,28 +274,21 @@ def _sample_weights(kind: str, arguments: Mapping[str, Any]) -> Any:
 _NEUTRAL = ("Prefetch", "Map", "Repeat", "Take", "Skip", "Options", "Cache", "ModelDataset")
 
 
-def _pipeline(dataset: Any) -> Iterator[tuple[str, Any]]:
-    """The steps from the last back to the source."""
-    while dataset is not None:
-        yield type(dataset).__name__, dataset
-        dataset = getattr(dataset, "_input_dataset", None)
-
-
 def _tf_batch_size(dataset: Any) -> Any:
     spec = keras.tree.flatten(dataset.element_spec)[0]
     rows = spec.shape[0] if getattr(spec, "shape", None) else None
     if rows is not None:
         return int(rows)
-    for name, step in _pipeline(dataset):
-        if "BatchDataset" in name and hasattr(step, "_batch_size"):
-            return int(keras.ops.convert_to_numpy(step._batch_size))
+    for name, step in internals.pipeline(dataset):
+        if "BatchDataset" in name and (size := internals.batch_size_of(step)) is not None:
+            return size
         if "FlatMap" in name or not any(neutral in name for neutral in (*_NEUTRAL, "Shuffle")):
             break
     return UNKNOWN
 
 
 def _tf_shuffle(dataset: Any) -> Any:
-    for name, _ in _pipeline(dataset):
+    for name, _ in internals.pipeline(dataset):
         if "Shuffle" in name:
             return True
         if "FlatMap" in name:

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import json
 import os
 import threading
 import weakref
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import keras_layerwise as kl
+from keras_layerwise.backend import processes
 from keras_layerwise.callbacks import fit_hook
 from keras_layerwise.hyperparameters import fit as given
 from keras_layerwise.storage import run_file
@@ -216,6 +218,48 @@ class TestWhichRun:
             thread.join()
         assert sorted(found) == ["run", *(f"run-{n}" for n in range(2, 9))]
 
+    def test_a_run_that_can_not_be_read_hides_no_other(self, place):
+        models = [net(), net()]
+        for model in models:
+            fit(model, kl.FreezeHyperparameters(place))
+        second = place.with_name("run-2") / "hyperparameters.json"
+        second.write_text("{")
+        resumed = net()
+        resumed.optimizer.build(resumed.trainable_variables)
+        resumed.optimizer.iterations.assign(4)
+        fit(resumed, kl.FreezeHyperparameters(place))
+        assert len(record_of(place).resumptions) == 1
+        assert second.read_text() == "{"
+
+    def test_of_several_processes_the_first_writes(self, place, monkeypatch):
+        for module in ("base", "freeze", "runs", "weight_drift"):
+            name = f"keras_layerwise.callbacks.{module}.is_chief"
+            monkeypatch.setattr(name, lambda: False)
+        drift, frozen = kl.WeightDrift(place), kl.FreezeHyperparameters(place)
+        fit(net(), drift, frozen, kl.LearningRateMonitor(place))
+        assert not place.exists()
+        assert steps(drift) == [2, 4]
+        assert frozen.record.status == "finished"
+
+    @pytest.mark.tensorflow_only
+    @pytest.mark.parametrize(
+        ("cluster", "kind", "index", "writes"),
+        [
+            (["worker"], "worker", 0, True),
+            (["worker"], "worker", 1, False),
+            (["chief", "worker"], "worker", 0, False),
+            (["chief", "worker"], "chief", 0, True),
+            (["worker", "ps"], "ps", 0, False),
+        ],
+    )
+    def test_the_chief_of_a_cluster(self, monkeypatch, cluster, kind, index, writes):
+        config = {
+            "cluster": {name: ["host:1", "host:2"] for name in cluster},
+            "task": {"type": kind, "index": index},
+        }
+        monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+        assert processes.is_chief() is writes
+
     def test_a_relative_directory_is_where_the_run_began(self, tmp_path, monkeypatch):
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
@@ -403,7 +447,7 @@ class Gan(keras.Model):
         for name, times in (("g", 1), ("d", 2)):
             weights = getattr(self, name).trainable_variables
             for _ in range(times):
-                self.optimizers[name].apply([keras.ops.ones_like(w) for w in weights], weights)
+                self.optimizers[name].apply([keras.ops.ones(w.shape) for w in weights], weights)
 
 
 class TestLoops:
