@@ -96,7 +96,7 @@ def _diff(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
     if options.json:
         told = {
             "differences": [difference._asdict() for difference in found],
-            "unknown": sorted({*old.unknown, *new.unknown}),
+            "unknown": list(found.unknown),
             "same_weights": diff.same_weights(old, new),
             "results": [record.results for record in records],
         }

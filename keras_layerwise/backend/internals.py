@@ -126,7 +126,7 @@ def _layer_attributes() -> tuple[frozenset[str], frozenset[str]]:
         "autocast",
         "supports_jit",
     }
-    every = vars(keras.layers.Layer())
+    every = vars(keras.layers.Layer(name="any"))
     if not shared <= every.keys():
         raise ImportError(f"Keras {keras.version()} has layers without {shared - every.keys()}.")
     return frozenset(every), frozenset(shared)
@@ -165,6 +165,12 @@ def step_counter(optimizer: Any) -> Any:
 def state_of(optimizer: Any) -> list[Any]:
     """Lists every variable that the optimizer tracks, in the order in which they were made."""
     return list(optimizer._variables)
+
+
+def schedule_of(optimizer: Any) -> Any:
+    """Gives the schedule of the optimizer's learning rate, None where the rate is a variable."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
 def trained_by(optimizer: Any) -> list[Any]:

@@ -14,7 +14,7 @@ import keras
 from keras_layerwise.backend.processes import is_chief
 from keras_layerwise.callbacks import runs
 from keras_layerwise.hyperparameters.fit import note_calling_frame
-from keras_layerwise.hyperparameters.inventory import learning_rate
+from keras_layerwise.hyperparameters.training import learning_rate
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.files import local

@@ -19,6 +19,7 @@ from keras_layerwise.callbacks.others import planned_keys, trial_of
 from keras_layerwise.errors import FrozenHyperparameterError
 from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
+from keras_layerwise.hyperparameters.functions import sources_in
 from keras_layerwise.hyperparameters.inventory import inventory
 from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.override import log_of
@@ -202,7 +203,12 @@ class FreezeHyperparameters(RunCallback):
 
     def _new(self) -> Record:
         values = self._values
-        record = Record(values, started=now(), layers=Names(self.model).renamed)
+        record = Record(
+            values,
+            started=now(),
+            layers=Names(self.model).renamed,
+            sources=sources_in(flat(values)),
+        )
         return replace(
             record,
             fingerprints={

@@ -33,12 +33,12 @@ def sections(
 ) -> list[Section]:
     """What differs, causes first."""
     old, new = records
-    found = list(old.diff(new))
-    unknown = sorted({*old.unknown, *new.unknown} - {d.key for d in found})
+    found = old.diff(new)
+    unknown = found.unknown
     follows = [d for d in found if _CONSEQUENCES.fullmatch(d.key)]
     causes = [d for d in found if d not in follows]
     if all(d.key.startswith(f"{RUNTIME}/") for d in causes):  # then they are no consequences
-        causes, follows = found if not causes else [*causes, *follows], []
+        causes, follows = list(found) if not causes else [*causes, *follows], []
     by_group: dict[str, list[Difference]] = {name: [] for name, _ in _ORDER}
     for difference in causes:
         by_group[_group(difference.key)].append(difference)

@@ -1,39 +1,23 @@
 """The hyperparameters of a model and of its ``fit``, read from the objects themselves."""
 
-import contextlib
-import inspect
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_layerwise.callbacks.unfreeze import GradualUnfreeze
-from keras_layerwise.hyperparameters import fit as fitting
-from keras_layerwise.hyperparameters.describe import describe, describe_object, nested
+from keras_layerwise.backend import internals
+from keras_layerwise.hyperparameters.describe import (
+    describe,
+    object_settings,
+)
+from keras_layerwise.hyperparameters.functions import is_own
 from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.runtime import runtime
+from keras_layerwise.hyperparameters.training import training
 from keras_layerwise.model import selectors, structure
-from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
 from keras_layerwise.storage.values import UNKNOWN, flat
-
-# Callbacks that write down what happens, and change nothing in it.
-_OBSERVERS = (
-    "BackupAndRestore",
-    "CSVLogger",
-    "FreezeHyperparameters",
-    "History",
-    "LearningRateMonitor",
-    "ModelCheckpoint",
-    "ProgbarLogger",
-    "RemoteMonitor",
-    "TensorBoard",
-    "WeightDrift",
-)
-# Settings that say where something is kept or what is printed.
-_PLACES = re.compile(r".*(dir|path|file|filename|directory|root|url|verbose|name)")
 
 
 def inventory(model: Any) -> dict[str, Any]:
@@ -64,7 +48,7 @@ def inventory(model: Any) -> dict[str, Any]:
     names = Names(model)
     return {
         "architecture": _architecture(model, names),
-        "training": _training(model, names),
+        "training": training(model, names),
         "regularization": _regularization(model, names),
         "runtime": runtime(model),
     }
@@ -81,23 +65,6 @@ def settings_of(model: Any) -> dict[str, Any]:
     )
 
 
-def learning_rate(model: Any) -> float | None:
-    """The learning rate at this step; None without an optimizer that has one.
-
-    Of a model that trains with optimizers of its own, it is the first one's.
-    """
-    for optimizer in fitting.optimizers_of(model):
-        with contextlib.suppress(AttributeError, TypeError, ValueError):
-            return number(optimizer.learning_rate)
-    return None
-
-
-def number(value: Any) -> float:
-    """A float as people write it: the shortest that is the same in the variable's dtype."""
-    array = np.asarray(keras.ops.convert_to_numpy(value))
-    return float(str(array[()])) if array.dtype.kind == "f" else float(array)
-
-
 # Architecture.
 
 
@@ -106,8 +73,10 @@ def _architecture(model: Any, names: Names) -> dict[str, Any]:
     widths = [width for width in map(_width, leaves) if width is not None]
     hidden = max(len(widths) - _outputs(model), 0)
     trainable = {id(weight) for weight in model.trainable_weights}
+    own = object_settings(model) if is_own(type(model)) else None
     return {
         "class": type(model).__name__,
+        **({"settings": own} if own else {}),
         "number_of_layers": len(leaves),
         "hidden_layers": hidden,
         "hidden_units": widths[:hidden],
@@ -124,7 +93,7 @@ def _architecture(model: Any, names: Names) -> dict[str, Any]:
 
 def _leaves(parent: Any, seen: set[int]) -> Iterator[Any]:
     """The layers that a reader would count; what one of Keras's own is made of is part of it."""
-    for layer in structure.sublayers(parent):
+    for layer in internals.sublayers(parent):
         if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
             continue
         seen.add(id(layer))
@@ -154,14 +123,20 @@ def _count(weights: Sequence[Any]) -> int:
 
 def _layer(layer: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"class": type(layer).__name__, "trainable": bool(layer.trainable)}
-    if isinstance(layer, keras.Model):
+    if isinstance(layer, keras.Model) and not is_own(type(layer)):
         return found
-    try:
-        config = layer.get_config()
-    except Exception:  # a layer of the user's own need not be serializable
+    settings = object_settings(layer, functools.partial(_part, layer))
+    if settings is None:
         return {**found, "config": UNKNOWN}
     skipped = ("name", "trainable", "layers", "class", "build_config")
-    return {**found, **{key: describe(v) for key, v in config.items() if key not in skipped}}
+    return {**found, **{key: value for key, value in settings.items() if key not in skipped}}
+
+
+def _part(layer: Any, value: Any) -> Any:
+    """A setting; a layer inside this one has an entry of its own."""
+    if any(value is inner for inner in internals.sublayers(layer)):
+        return type(value).__name__
+    return describe(value)
 
 
 def _weight(site: structure.Site, names: Names, trainable: set[int]) -> dict[str, Any]:
@@ -187,134 +162,8 @@ def _initializer(site: structure.Site) -> Any:
     for attribute in (f"{name}_initializer", f"{name.removesuffix('_kernel')}_initializer"):
         initializer = getattr(site.layer, attribute, None)
         if initializer is not None:
-            return describe_object(initializer)
+            return describe(initializer)
     return UNKNOWN
-
-
-# Training.
-
-
-def _training(model: Any, names: Names) -> dict[str, Any]:
-    found: dict[str, Any] = _fit(model)
-    if not getattr(model, "compiled", False):
-        return found
-    compile_loss = getattr(model, "_compile_loss", None)
-    compile_metrics = getattr(model, "_compile_metrics", None)
-    found["loss"] = describe_object(model.loss)
-    found["loss_weights"] = describe_object(getattr(compile_loss, "_user_loss_weights", None))
-    found["metrics"] = describe_object(getattr(compile_metrics, "_user_metrics", None))
-    found["weighted_metrics"] = describe_object(
-        getattr(compile_metrics, "_user_weighted_metrics", None)
-    )
-    found["steps_per_execution"] = model.steps_per_execution
-    if model.optimizer is not None:
-        found |= _optimizer(model.optimizer, names)
-    return found
-
-
-_FIT = (
-    "epochs",
-    "steps_per_epoch",
-    "batch_size",
-    "data",
-    "shuffle",
-    "validation_split",
-    "class_weights",
-)
-
-
-def _fit(model: Any) -> dict[str, Any]:
-    params = getattr(getattr(model, "history", None), "params", None) or {}
-    found: dict[str, Any] = dict.fromkeys(_FIT, UNKNOWN)
-    found |= fitting.described(model)
-    found["epochs"] = params.get("epochs", found["epochs"])
-    found["steps_per_epoch"] = params.get("steps") or UNKNOWN
-    callbacks = fitting.callbacks_of(model)
-    if callbacks is not None:
-        found["callbacks"] = describe_callbacks(callbacks)
-    return found
-
-
-def describe_callbacks(callbacks: Sequence[Any]) -> dict[str, Any]:
-    """The settings of the callbacks that act on training, by class name."""
-    found: dict[str, Any] = {}
-    counts: Counter[str] = Counter()
-    for callback in callbacks:
-        name = type(callback).__name__
-        if name in _OBSERVERS:
-            continue
-        counts[name] += 1
-        key = name if counts[name] == 1 else f"{name}_{counts[name]}"
-        found[key] = dict(_callback_settings(callback)) or True
-    return found
-
-
-def _callback_settings(callback: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(callback, GradualUnfreeze):
-        yield (
-            "epochs",
-            {str(epoch): selectors.label(select) for epoch, select in callback.epochs.items()},
-        )
-        return
-    for name, parameter in inspect.signature(type(callback).__init__).parameters.items():
-        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if name == "self" or not named or _PLACES.fullmatch(name):
-            continue
-        value: Any = getattr(callback, name, UNKNOWN)
-        # Keras turns its sign once it knows the direction of the metric.
-        yield name, describe_object(abs(value) if name == "min_delta" else value)
-
-
-def _optimizer(optimizer: Any, names: Names) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    wrappers = []
-    while hasattr(optimizer, "inner_optimizer"):
-        wrappers.append(type(optimizer).__name__)
-        if isinstance(optimizer, LayerwiseOptimizer):
-            found["assignments"] = _assignments(optimizer, names)
-        else:
-            settings = _config(optimizer)
-            settings.pop("inner_optimizer", None)
-            found[type(optimizer).__name__] = _tidy(settings)
-        optimizer = optimizer.inner_optimizer
-    if wrappers:
-        found["optimizer_wrappers"] = wrappers
-    config = _config(optimizer)
-    rate = config.pop("learning_rate", None)
-    if isinstance(rate, Mapping):
-        found["learning_rate_schedule"] = nested(rate)
-    elif isinstance(rate, float):
-        found["learning_rate"] = number(optimizer.learning_rate)
-    members = getattr(optimizer, "optimizers", ())
-    if members:
-        config = {str(i): _optimizer(member, names) for i, member in enumerate(members)}
-        return {**found, "optimizer": {"class": type(optimizer).__name__, **config}}
-    return {**found, "optimizer": {"class": type(optimizer).__name__, **_tidy(config)}}
-
-
-def _config(optimizer: Any) -> dict[str, Any]:
-    try:
-        return dict(optimizer.get_config())
-    except Exception:  # an optimizer of the user's own need not be serializable
-        return {"settings": UNKNOWN}
-
-
-def _tidy(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: describe(value) for key, value in config.items() if key != "name"}
-
-
-def _assignments(optimizer: LayerwiseOptimizer, names: Names) -> Any:
-    config = optimizer.get_config()
-    if "assignment" not in config:
-        return UNKNOWN
-    found = {}
-    for setting in config["assignment"]:
-        rule = {key: nested(value) for key, value in setting["rule"].items()}
-        if rule["multiplier"] is None and rule["learning_rate"] is None:
-            rule["multiplier"] = 1.0
-        path = names.weights.get(setting["path"], setting["path"])
-        found[path] = {"rule": names.stable_label(setting["label"]), **rule}
-    return found
 
 
 # Regularization.
@@ -336,7 +185,7 @@ def _regularization(model: Any, names: Names) -> dict[str, Any]:
     for path, site in names.sites:
         entry = _penalty("", site.weight.regularizer)
         if site.weight.constraint is not None:
-            entry["constraint"] = describe_object(site.weight.constraint)
+            entry["constraint"] = describe(site.weight.constraint)
         if entry:
             found[path] = entry
     decay = _weight_decay(model, names)
@@ -350,7 +199,7 @@ def _penalty(prefix: str, regularizer: Any) -> dict[str, Any]:
     try:
         config = regularizer.get_config()
     except (AttributeError, NotImplementedError):
-        return {name: describe_object(regularizer)}
+        return {name: describe(regularizer)}
     numbers = {f"{prefix}_{key}" if prefix else key: describe(config[key]) for key in config}
     return {name: type(regularizer).__name__, **numbers}
 
@@ -370,6 +219,6 @@ def _weight_decay(model: Any, names: Names) -> dict[str, Any]:
     excluded = [
         path
         for path, site in names.sites
-        if site.weight.trainable and not optimizer._use_weight_decay(site.weight)
+        if site.weight.trainable and not internals.uses_decay(optimizer, site.weight)
     ]
     return {"value": float(decay), "excluded": excluded}

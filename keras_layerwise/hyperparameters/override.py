@@ -15,6 +15,7 @@ import keras
 
 from keras_layerwise.backend import internals
 from keras_layerwise.errors import RuleError
+from keras_layerwise.hyperparameters.describe import config_of
 from keras_layerwise.hyperparameters.inventory import settings_of
 from keras_layerwise.hyperparameters.twins import ABSENT, Difference, Twins, same
 from keras_layerwise.model import selectors, structure
@@ -228,15 +229,9 @@ def _takers(path: str, layer: Any, attribute: str) -> Iterator[tuple[str, Any]]:
 def _config(layer: Any) -> dict[str, Any]:
     if isinstance(layer, _NO_SETTINGS):
         return {}
-    try:
-        config = dict(layer.get_config())
-    except Exception:  # a layer of the user's own need not be serializable
-        return {}
-    # The objects themselves, since a function of the user's need not be registered.
-    for key, value in config.items():
-        if isinstance(value, Mapping) and "class_name" in value and hasattr(layer, key):
-            own = getattr(layer, key)
-            config[key] = value if isinstance(own, keras.layers.Layer) else own
+    config = config_of(layer) or {}
+    if any(map(selectors.is_layer, config.values())):
+        config |= {k: v for k, v in layer.get_config().items() if selectors.is_layer(config[k])}
     if "dtype" in config:
         config["dtype"] = layer.dtype_policy
     return config

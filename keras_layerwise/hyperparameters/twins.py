@@ -90,7 +90,8 @@ class Twins:
             return list(_compare(self.old, self.new, self.layer, self._attribute))
         except _OtherLayersError:
             raise RuleError(
-                f"{self._what} cannot change after building: other layers would be in it. {_ANEW}"
+                f"{self._what} cannot change after building: other layers or state would be in "
+                f"it. {_ANEW}"
             ) from None
 
     def check_effect(self, found: list["Difference"]) -> None:
@@ -100,8 +101,9 @@ class Twins:
             RuleError: where the output has another shape or type, or nothing
                 that is computed after building reads what differs.
         """
-        if not self.layer.built:
-            return  # building reads it
+        # Building reads what a layer is built with; a weight's penalty holds from now on.
+        if not self.layer.built or any(isinstance(d.owner, keras.Variable) for d in found):
+            return
         generators = [d.value for d in found if isinstance(d.value, keras.random.SeedGenerator)]
         states = [keras.ops.convert_to_numpy(generator.state) for generator in generators]
         try:
@@ -111,7 +113,6 @@ class Twins:
                 generator.state.assign(state)
 
     def _check_calls(self, found: list["Difference"]) -> None:
-        certain = any(not isinstance(d.new_owner, keras.layers.Layer) for d in found)
         read: set[tuple[int, str]] = set()
         called = False
         for args, kwargs in _calls(self.layer):
@@ -135,7 +136,8 @@ class Twins:
                 )
             called = True
             break
-        if called and not certain and not any((id(d.new_owner), d.name) in read for d in found):
+        acting = [d for d in found if (id(d.new_owner), d.name) in read and d.name != "_input_spec"]
+        if called and not acting:
             raise RuleError(
                 f"{self._what} cannot change after building: nothing that the layer computes "
                 f"reads it any more. {_ANEW}"
@@ -191,12 +193,14 @@ def _compare(old: Any, new: Any, layer: Any, attribute: str) -> Iterator[Differe
     own, changed = internals.own_attributes(old), internals.own_attributes(new)
     for name in {**own, **changed}:
         one, other = own.get(name, ABSENT), changed.get(name, ABSENT)
+        if _is_structure(one) != _is_structure(other):
+            raise _OtherLayersError
         if isinstance(one, keras.random.SeedGenerator) or _is_structure(one):
             continue
         if isinstance(other, keras.random.SeedGenerator):
             if name not in vars(layer):
                 yield Difference(layer, new, name, other)
-        elif not _is_structure(other) and not same(one, other, asked=name.strip("_") == attribute):
+        elif not same(one, other, asked=name.strip("_") == attribute):
             yield Difference(layer, new, name, other)
     yield from _weight_differences(old, new, layer, attribute)
     parts = [internals.sublayers(part) for part in (old, new, layer)]
@@ -248,7 +252,7 @@ def same(one: Any, other: Any, *, asked: bool = False, depth: int = 0) -> bool:
         return not asked and one.__code__ is other.__code__ and inner(*cells)
     if inspect.ismethod(one):
         return bool(one.__func__ is other.__func__)
-    if hasattr(one, "shape") and hasattr(one, "dtype"):
+    if isinstance(one, (np.ndarray, np.generic)) or keras.ops.is_tensor(one):
         return _same_array(one, other)
     with contextlib.suppress(Exception):
         if hasattr(one, "get_config"):

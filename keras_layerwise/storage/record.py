@@ -14,7 +14,7 @@ from typing import Any
 from keras_layerwise.storage import files
 from keras_layerwise.storage.schema import RECORD_FILE
 from keras_layerwise.storage.values import (
-    Difference,
+    Differences,
     differences,
     fingerprint,
     flat,
@@ -67,6 +67,8 @@ class Record:
             ``time`` and ``changes``, each ``key``, ``old``, ``new``.
         resumptions: when and at which step training went on in this directory.
         error: what ended a failed run.
+        sources: source of the user's functions and classes by the tag of
+            their code; shown, and no part of what is compared.
         end_file: the event file that holds the end of the HParams session.
 
     Example:
@@ -91,6 +93,7 @@ class Record:
     phases: Sequence[Mapping[str, Any]] = field(default_factory=list)
     resumptions: Sequence[Mapping[str, Any]] = field(default_factory=list)
     error: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
     end_file: str | None = None
 
     def __getitem__(self, key: str) -> Any:
@@ -121,15 +124,19 @@ class Record:
         known = {group: value for group, value in self.values.items() if group != "user"}
         return tuple(key for key, value in flat(known).items() if is_unknown(value))
 
-    def diff(self, other: "Record") -> tuple[Difference, ...]:
+    def diff(self, other: "Record") -> Differences:
         """Every key, hyperparameter or runtime, whose value is another in `other`.
 
-        Two values that are both unknown are no difference; `unknown` lists them.
+        As text it says "the same", or "the same as far as known" with the
+        keys, its ``unknown``, that one of the two records does not know.
 
         Example:
 
         >>> Record({"user": {"seed": 1}}).diff(Record({"user": {"seed": 2}}))
         (Difference(key='user/seed', old=1, new=2),)
+        >>> record = Record({"training": {"batch_size": "unknown"}})
+        >>> print(record.diff(record))
+        the same as far as known; unknown: training/batch_size
         """
         return differences(flat(self.values), flat(other.values))
 

@@ -1,12 +1,17 @@
 """Plain values: what JSON can hold, with one fingerprint and one text for equal values."""
 
+import argparse
 import dataclasses
+import datetime
+import decimal
 import enum
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 UNKNOWN = "unknown"
@@ -80,9 +85,10 @@ def fingerprint(value: Any) -> str:
 def plain(value: Any, key: str = "") -> Any:
     """Turns nested user values into what JSON can hold without loss of meaning.
 
-    Mappings, dataclasses, lists, tuples and sets (sorted); strings, numbers,
-    bools, None; NumPy scalars and small arrays; enum members (by name); paths. NaN
-    and the infinities become the words ``"nan"``, ``"inf"``, ``"-inf"``, which
+    Mappings, dataclasses, namespaces, lists, tuples and sets (sorted); strings,
+    numbers, decimals, bools, None; NumPy scalars and small arrays; dtypes and
+    enum members (by name); dates and times (ISO 8601), durations, paths. NaN and
+    the infinities become the words ``"nan"``, ``"inf"``, ``"-inf"``, which
     every JSON reader takes; bytes of a path that are no text are written out.
 
     Args:
@@ -109,6 +115,14 @@ def plain(value: Any, key: str = "") -> Any:
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, os.PathLike):
         return _text(os.fsdecode(value))
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (decimal.Decimal, datetime.timedelta)):
+        return str(value)
+    if isinstance(value, argparse.Namespace):
+        return plain(vars(value), key)
+    if _is_dtype(value):
+        return str(getattr(value, "name", None) or value.__name__).removeprefix("torch.")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -124,9 +138,9 @@ def plain(value: Any, key: str = "") -> Any:
             return plain(unpacked, key)
     raise TypeError(
         f"The hyperparameter {key!r} is {value!r:.100} of type {type(value).__name__}, which can "
-        "not be stored as a plain value. Accepted: str, int, float, bool, None, NumPy scalars, "
-        "enum members, dataclasses, paths, and mappings, lists, tuples and sets of these. Store "
-        "what describes it, such as a name or a number."
+        "not be stored as a plain value. Accepted: str, int, float, bool, None, Decimal, NumPy "
+        "scalars, dtypes, enum members, dates, dataclasses, namespaces, paths, and mappings, "
+        "lists, tuples and sets of these. Store what describes it, such as a name or a number."
     )
 
 
@@ -147,6 +161,15 @@ def _plain_mapping(value: Mapping[Any, Any], key: str) -> dict[str, Any]:
             )
         found[text] = plain(member, f"{key}/{text}" if key else text)
     return found
+
+
+def _is_dtype(value: Any) -> bool:
+    """Whether it is a dtype of NumPy (also its class), TensorFlow, JAX or PyTorch."""
+    if isinstance(value, type):
+        return value.__module__ == "numpy" and hasattr(value, "dtype")
+    kind = type(value)
+    framework = kind.__module__.partition(".")[0] in ("numpy", "tensorflow", "torch", "jax")
+    return framework and "dtype" in kind.__name__.lower()
 
 
 def _is_numpy(value: Any) -> bool:
@@ -179,20 +202,113 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """The keys of two flat mappings whose values differ in value or type."""
-    return tuple(
-        Difference(key, old.get(key, ABSENT), new.get(key, ABSENT))
-        for key in sorted({*old, *new})
-        if not _same(old.get(key, ABSENT), new.get(key, ABSENT))
-    )
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> "Differences":
+    """The keys of two flat mappings whose values differ in value or type.
+
+    Example:
+
+    >>> found = differences({"a": 1, "b": "unknown"}, {"a": 1, "b": 2})
+    >>> len(found), str(found)
+    (0, 'the same as far as known; unknown: b')
+    """
+    found, unknown = [], []
+    for key in sorted({*old, *new}):
+        one, other = old.get(key, ABSENT), new.get(key, ABSENT)
+        known = comparable(one, other)
+        if known is None:
+            unknown.append(key)
+        elif not _same(*known):
+            found.append(Difference(key, one, other))
+        elif is_unknown(one):
+            unknown.append(key)
+    return Differences(found, unknown)
+
+
+class Differences(tuple[Difference, ...]):
+    """What differs, as a tuple; as text also what nobody knows.
+
+    Attributes:
+        unknown: keys that cannot be compared, or not entirely: one side does
+            not know, or functions were compiled by another version of Python.
+    """
+
+    unknown: tuple[str, ...]
+
+    def __new__(cls, found: Iterable[Difference], unknown: Iterable[str] = ()) -> "Differences":
+        """Takes the differences and the keys that nobody knows."""
+        self = super().__new__(cls, found)
+        self.unknown = tuple(unknown)
+        return self
+
+    def __str__(self) -> str:
+        """One line for each difference, or what holds where there is none."""
+        lines = [str(difference) for difference in self]
+        if self.unknown:
+            known = "" if self else "the same as far as known; "
+            lines.append(f"{known}unknown: {', '.join(self.unknown)}")
+        return "\n".join(lines) or "the same"
+
+
+_CODE = re.compile(r"py\d+\.\d+:[0-9a-f]{16}")
+# An object's setting or a list's member that is unknown, within a text.
+_UNKNOWN_PART = re.compile(rf"(?<![\w']){UNKNOWN}(?=[,)\]]|$)")
+
+
+def code_tag(digest: str) -> str:
+    """A text for compiled code, which only the same version of Python compares.
+
+    Example:
+
+    >>> code_tag("0123456789abcdef").endswith(":0123456789abcdef")
+    True
+    """
+    return f"py{sys.version_info.major}.{sys.version_info.minor}:{digest}"
+
+
+def is_unknown(value: Any) -> bool:
+    """Whether a value of a record says that it, or a part of it, is not known.
+
+    Example:
+
+    >>> is_unknown("unknown"), is_unknown("Focal(gamma=unknown)"), is_unknown("unknown words")
+    (True, True, False)
+    >>> is_unknown(["mse", "unknown"])
+    True
+    """
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, str):
+        return value == UNKNOWN or (UNKNOWN in value and bool(_UNKNOWN_PART.search(value)))
+    return isinstance(value, list) and any(map(is_unknown, value))
+
+
+def comparable(old: Any, new: Any) -> tuple[Any, Any] | None:
+    """What of two values can be compared; None where nothing can.
+
+    Of functions that other versions of Python compiled, all but the code can.
+    """
+    if ABSENT in (old, new):
+        return old, new
+    if UNKNOWN in (old, new):
+        return (old, new) if old == new else None
+    texts = [value if isinstance(value, str) else as_text(value) for value in (old, new)]
+    if "py" not in texts[0] or texts[0] == texts[1]:
+        return old, new
+    tags = [_CODE.findall(text) for text in texts]
+    versions = [{tag.partition(":")[0] for tag in found} for found in tags]
+    if versions[0] == versions[1] or not (tags[0] and tags[1]):
+        return old, new
+    bare = [_CODE.sub("", text) for text in texts]
+    return None if bare[0] == bare[1] else (old, new)
 
 
 def _same(old: Any, new: Any) -> bool:
     # 1, 1.0 and True are equal in Python and different in a record.
-    return type(old) is type(new) and json.dumps(old, sort_keys=True) == json.dumps(
-        new, sort_keys=True
-    )
+    if type(old) is not type(new):
+        return False
+    if old is new or isinstance(old, (str, bool, int)):
+        return bool(old == new)
+    return json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
 
 
 def as_text(value: Any) -> str:
@@ -200,18 +316,3 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
-
-
-def is_unknown(value: Any) -> bool:
-    """Whether a value of a record, or a member of it, is not known.
-
-    Example:
-
-    >>> is_unknown(["mse", "unknown"]), is_unknown("mse")
-    (True, False)
-    """
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        return any(map(is_unknown, value))
-    return isinstance(value, str) and value == UNKNOWN

@@ -77,6 +77,14 @@ def test_an_activation_is_in_the_output(value):
     )
 
 
+def test_a_layer_whose_config_cannot_be_written_takes_overrides():
+    model = build(dense(activation=lambda t: 2 * t))
+    before = predict(model)
+    kl.override(model, {"body": {"activation": lambda t: 4 * t}})
+    head_bias = keras.ops.convert_to_numpy(model.get_layer("head").bias)
+    np.testing.assert_allclose(predict(model) - head_bias, 2 * (before - head_bias), rtol=1e-5)
+
+
 def test_an_activity_regularizer_is_in_the_loss():
     model = traced(build(dense()))
     before = evaluate(model)
