@@ -3,8 +3,9 @@
 Keras tells a callback neither what ``fit`` was given nor that training raised
 or was interrupted. Both are known to the caller of ``fit`` only, so ``fit`` is
 wrapped, once and transparently, when this package and Keras are both loaded.
-The wrapper acts for our callbacks and optimizers only, and keeps nothing of a
-``fit`` that has ended.
+The wrapper acts for our callbacks and optimizers only. Of a ``fit`` that has
+ended it keeps, for `inventory`, what it was given in a few plain values, as
+long as the model lives.
 """
 
 import functools
@@ -85,7 +86,7 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         bound.apply_defaults()
         callbacks = tuple(_flatten(bound.arguments.get("callbacks")))
         ours = [callback for callback in callbacks if isinstance(callback, RunCallback)]
-        before = given.begin(self, bound.arguments, callbacks) if ours else None
+        before = given.begin(self, bound.arguments, callbacks)
         del bound
         try:
             return original(self, *args, **kwargs)
@@ -98,8 +99,7 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
                 raise RuntimeError(MULTI_WORKER) from error
             raise
         finally:
-            if ours:
-                given.end(self, before)
+            given.end(self, before)
 
     fit._keras_layerwise = True  # type: ignore[attr-defined]
     return fit

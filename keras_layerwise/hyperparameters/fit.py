@@ -5,6 +5,7 @@ the class weights or the validation split. `keras_layerwise.callbacks.fit_hook`
 notes them here when ``fit`` begins.
 """
 
+import contextlib
 import math
 import sys
 import weakref
@@ -46,7 +47,9 @@ _TOLD_BY = {
 def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) -> Any:
     """Notes what a ``fit`` of `model` that begins now was given; `end` takes what this returns."""
     before = _running.get(model)
-    _descriptions[model] = describe(arguments)
+    _descriptions.pop(model, None)
+    with contextlib.suppress(Exception):  # data of a kind that nobody thought of is unknown
+        _descriptions[model] = describe(arguments)
     _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
     return before
 
@@ -81,7 +84,8 @@ def note_calling_frame(model: Any) -> None:
     while frame is not None:
         names = frame.f_locals
         if frame.f_code.co_name == "fit" and names.get("self") is model:
-            _descriptions[model] = _described_by(names)
+            with contextlib.suppress(Exception):
+                _descriptions[model] = _described_by(names)
             given = getattr(names.get("callbacks"), "callbacks", None)
             if isinstance(given, list):
                 _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=False)

@@ -232,7 +232,7 @@ class TestWhichRun:
         assert second.read_text() == "{"
 
     def test_of_several_processes_the_first_writes(self, place, monkeypatch):
-        for module in ("base", "freeze", "runs", "weight_drift"):
+        for module in ("base", "drift_output", "freeze", "runs", "weight_drift"):
             name = f"keras_layerwise.callbacks.{module}.is_chief"
             monkeypatch.setattr(name, lambda: False)
         drift, frozen = kl.WeightDrift(place), kl.FreezeHyperparameters(place)
@@ -358,7 +358,7 @@ class TestFitIsSeen:
         model = net()
         with pytest.raises(ValueError, match="of others"):
             fit(model, Foreign(), At(lambda _: (_ for _ in ()).throw(ValueError("of others"))))
-        assert given.described(model) == {}
+        assert given.described(model)["batch_size"] == 8  # which `inventory` tells
         callback = kl.FreezeHyperparameters(tmp_path)
         fit(model, callback)
         assert given.callbacks_of(model) is None
