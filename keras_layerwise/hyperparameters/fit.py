@@ -48,9 +48,9 @@ def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) ->
     """Notes what a ``fit`` of `model` that begins now was given; `end` takes what this returns."""
     before = _running.get(model)
     _descriptions.pop(model, None)
-    with contextlib.suppress(Exception):  # data of a kind that nobody thought of is unknown
+    with contextlib.suppress(Exception):  # what nobody thought of is unknown, and no one's error
         _descriptions[model] = describe(arguments)
-    _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
+        _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
     return before
 
 
