@@ -22,6 +22,7 @@ import numpy as np
 
 import keras_layerwise as kl
 from keras_layerwise.drift import tracker as tracking
+from keras_layerwise.drift import views
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.drift.statistics import DEFAULT, chosen
 from keras_layerwise.storage import schema
@@ -63,7 +64,7 @@ def paired(ours: Callable[[], Any], baseline: Callable[[], Any], count: int) -> 
 
 def tracker(model: Any, names: tuple[str, ...] = DEFAULT) -> tracking.Tracker:
     """What `WeightDrift` follows a model with."""
-    view = tracking.look(model)
+    view = views.look(model)
     assert view is not None
     return tracking.Tracker(model, view, Reference.taken(view.watched), chosen(names))
 

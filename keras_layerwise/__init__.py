@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from keras_layerwise.hyperparameters.override import override as override
     from keras_layerwise.model.outline import Outline as Outline
     from keras_layerwise.model.outline import outline as outline
+    from keras_layerwise.optimizer.attachment import optimizer_of as optimizer_of
     from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer as LayerwiseOptimizer
     from keras_layerwise.optimizer.presets import discriminative as discriminative
     from keras_layerwise.optimizer.presets import layer_decay as layer_decay
     from keras_layerwise.optimizer.presets import lora_plus as lora_plus
     from keras_layerwise.optimizer.presets import no_weight_decay as no_weight_decay
-    from keras_layerwise.optimizer.rules import Assignment as Assignment
     from keras_layerwise.optimizer.rules import Rule as Rule
     from keras_layerwise.optimizer.rules import Rules as Rules
+    from keras_layerwise.optimizer.summary import Assignment as Assignment
     from keras_layerwise.storage.record import Record as Record
     from keras_layerwise.storage.record import load_record as load_record
     from keras_layerwise.storage.sinks import CSVSink as CSVSink
@@ -42,16 +43,16 @@ if TYPE_CHECKING:
 
 # A submodule must not share a public name: importing it would overwrite the attribute.
 _MODULES = {
-    "Assignment": "optimizer.rules",
+    "Assignment": "optimizer.summary",
     "CSVSink": "storage.sinks",
     "FreezeHyperparameters": "callbacks.freeze",
     "FrozenHyperparameterError": "errors",
     "GradualUnfreeze": "callbacks.unfreeze",
     "LayerwiseOptimizer": "optimizer.layerwise",
     "LearningRateMonitor": "callbacks.rate_monitor",
+    "Outline": "model.outline",
     "Override": "hyperparameters.override",
     "Record": "storage.record",
-    "Outline": "model.outline",
     "Rule": "optimizer.rules",
     "RuleError": "errors",
     "Rules": "optimizer.rules",
@@ -66,6 +67,7 @@ _MODULES = {
     "load_record": "storage.record",
     "lora_plus": "optimizer.presets",
     "no_weight_decay": "optimizer.presets",
+    "optimizer_of": "optimizer.attachment",
     "outline": "model.outline",
     "override": "hyperparameters.override",
     "reestimate_averages": "drift.interpolation",
@@ -99,6 +101,7 @@ __all__ = [
     "load_record",
     "lora_plus",
     "no_weight_decay",
+    "optimizer_of",
     "outline",
     "override",
     "reestimate_averages",

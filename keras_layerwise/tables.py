@@ -2,15 +2,12 @@
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import rich.box
 import rich.console
 import rich.markup
 import rich.table
-
-if TYPE_CHECKING:  # the command line makes tables without Keras
-    from keras_layerwise.optimizer.rules import Assignment
 
 
 def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -50,48 +47,3 @@ def printable(text: str) -> str:
 def number(value: float | None) -> str:
     """A setting as text, ``-`` for none."""
     return "-" if value is None else f"{value:.6g}"
-
-
-def assignment_table(
-    name: str, assignments: "Sequence[Assignment]", per_weight: bool = False
-) -> str:  # fmt: skip
-    """The table of ``LayerwiseOptimizer.summary``."""
-    groups: dict[str, list[Assignment]] = {}
-    for assignment in assignments:
-        groups.setdefault(assignment.path if per_weight else assignment.layer, []).append(
-            assignment
-        )
-    rows = []
-    for key, members in groups.items():
-        rows.append(
-            (
-                key,
-                f"{sum(member.parameters for member in members):,}",
-                _each(rule for member in members for rule in (member.rule or "-").split(" | ")),
-                _each(
-                    "own" if member.multiplier is None else number(member.multiplier)
-                    for member in members
-                ),
-                _each(number(member.learning_rate) for member in members),
-                _each(number(member.weight_decay) for member in members),
-                _each("yes" if member.frozen else "no" for member in members),
-            )
-        )
-    columns = (
-        "Weight" if per_weight else "Layer",
-        "#Parameters",
-        "Rule",
-        "#Multiplier",
-        "#Rate",
-        "#Decay",
-        "Frozen",
-    )
-    frozen = sum(a.parameters for a in assignments if a.frozen)
-    trained = sum(a.parameters for a in assignments) - frozen
-    table = render(f'Optimizer: "{name}"', columns, rows)
-    return f"{table}\n Trained parameters: {trained:,}\n Frozen parameters: {frozen:,}"
-
-
-def _each(values: Iterable[str]) -> str:
-    """The distinct values of a layer's weights, in order."""
-    return " / ".join(dict.fromkeys(values))

@@ -18,6 +18,8 @@ import numpy as np
 
 AVERAGES = "_model_variables_moving_average"
 """Attribute of an optimizer that lists the moving averages of the weights it trains."""
+NOT_SLOTS = ("_variables", "_trainable_variables")
+"""Attributes of an optimizer that list variables, but no slots of weights."""
 
 
 def _require(owner: type, *names: str) -> None:
@@ -326,3 +328,129 @@ def has_strategy(model: Any) -> bool:
     if strategy is None or "tensorflow" not in sys.modules:
         return False
     return type(strategy).__name__ != "_DefaultDistributionStrategy"
+
+
+# What a `LayerwiseOptimizer` replaces on the optimizer that it wraps.
+
+
+def untrack(optimizer: Any, variable: Any) -> None:
+    """Takes a variable out of what the optimizer saves and restores."""
+    optimizer._untrack_variable(variable)
+
+
+def name_for_checkpoint(owner: Any, variable: Any, name: str) -> None:
+    """Has ``tf.train.Checkpoint`` find `variable` below `owner` as `name`; nothing elsewhere."""
+    if hasattr(owner, "_track_trackable"):
+        owner._track_trackable(variable, name=name, overwrite=True)
+
+
+def forget_for_checkpoint(owner: Any, name: str) -> None:
+    """Takes `name` out of what ``tf.train.Checkpoint`` finds below `owner`."""
+    if hasattr(owner, "_delete_tracking"):
+        owner._delete_tracking(name)
+
+
+def update_of_all(optimizer: Any) -> Any:
+    """Gives the method that updates weights from gradients, weights and a rate."""
+    return optimizer._backend_update_step
+
+
+def replace_updates(optimizer: Any, *, one: Any, together: Any, decay: Any) -> frozenset[str]:
+    """Replaces on the instance how one weight, all weights and the decay are computed.
+
+    `together` takes the place of the call that updates several weights at
+    once: `updates_at_once` says which that is. Gives the names replaced.
+    """
+    name = "_parallel_update_step" if updates_at_once(optimizer) else "_backend_update_step"
+    replaced = {"update_step": one, "_apply_weight_decay": decay, name: together}
+    for key, method in replaced.items():
+        object.__setattr__(optimizer, key, method)
+    return frozenset(replaced)
+
+
+def update_group(optimizer: Any, grads: Sequence[Any], weights: Sequence[Any], rate: Any) -> None:
+    """Updates weights at one rate in one call, where `updates_at_once`, as Keras does."""
+    type(optimizer)._parallel_update_step(optimizer, grads, weights, rate)
+
+
+def decay_weights(optimizer: Any, weights: Sequence[Any]) -> None:
+    """Decays weights at the optimizer's own rate and decay, as Keras does."""
+    type(optimizer)._apply_weight_decay(optimizer, weights)
+
+
+def view_of(
+    optimizer: Any,
+    without: frozenset[str],
+    *,
+    learning_rate: Any = None,
+    steps: Any = None,
+    weight_decay: float | None = None,
+) -> Any:
+    """Gives the optimizer with the methods of its class, and other values where given.
+
+    A view, because TensorFlow lets its replicas take turns in the middle of an
+    update: what one sets and restores on the optimizer, the next would see.
+    `without` are the names that `replace_updates` gave; `steps` takes the
+    place of `step_counter`.
+    """
+    view = object.__new__(type(optimizer))
+    vars(view).update({key: v for key, v in vars(optimizer).items() if key not in without})
+    if learning_rate is not None:
+        vars(view)["_learning_rate"] = learning_rate
+    if steps is not None:
+        vars(view)["_iterations"] = steps
+    if weight_decay is not None:
+        vars(view)["weight_decay"] = weight_decay
+        if hasattr(optimizer, "adam_weight_decay"):  # Muon's, for what it updates as Adam does
+            vars(view)["adam_weight_decay"] = weight_decay
+    return view
+
+
+def decay_of(optimizer: Any) -> Any:
+    """Gives the method that decays weights, which may be replaced on the instance."""
+    return optimizer._apply_weight_decay
+
+
+def product_per_step(optimizer: Any) -> Any:
+    """Gives Nadam's product of momentum factors, which each update changes; None for others."""
+    return getattr(optimizer, "_u_product", None)
+
+
+def as_written(method: Any) -> Any:
+    """Keeps AutoGraph from rewriting `method` in a user's ``tf.function``, as it spares Keras."""
+    if backend() != "tensorflow":
+        return method
+    return importlib.import_module("tensorflow").autograph.experimental.do_not_convert(method)
+
+
+def in_graph() -> bool:
+    """Whether TensorFlow is tracing a function now."""
+    return backend() == "tensorflow" and not (
+        importlib.import_module("tensorflow").executing_eagerly()
+    )
+
+
+def outside_graph() -> contextlib.AbstractContextManager[Any]:
+    """Lets variables be made and set at once although TensorFlow traces a function."""
+    if not in_graph():
+        return contextlib.nullcontext()
+    scope: contextlib.AbstractContextManager[Any] = importlib.import_module(
+        "tensorflow"
+    ).init_scope()
+    return scope
+
+
+def set_trained_of_wrapper(wrapper: Any, weights: Sequence[Any]) -> None:
+    """Has a wrapper that is built, as for loss scaling, expect gradients of other weights."""
+    set_trained(wrapper, weights)
+    set_positions(wrapper, {key_of(wrapper, w): i for i, w in enumerate(weights)})
+
+
+def owner_of(name: str) -> type:
+    """Gives the class whose `name` every ``keras.Model`` inherits, to be wrapped there.
+
+    Keras compares a model's ``compile`` with that of the class which defines
+    it, and loads no compiled model where they differ.
+    """
+    found: type = next(base for base in keras.Model.__mro__[1:] if name in vars(base))
+    return found

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from keras_layerwise.backend.processes import is_chief
 from keras_layerwise.drift.alarms import Alarm, Group, spoken
 from keras_layerwise.drift.statistics import Statistic, Values
-from keras_layerwise.drift.tracker import STATE, DriftRecord, Tracker
+from keras_layerwise.drift.tracker import DriftRecord, Tracker
+from keras_layerwise.drift.views import STATE
 from keras_layerwise.storage import charts, schema
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.schema import Facts, Row, Series

@@ -59,7 +59,7 @@ def uninstall() -> None:
     with _lock:
         _is_on = False
         own = vars(keras.Model).get("fit")
-        if own is None or not _is_ours(own):
+        if own is None or getattr(own, "_keras_layerwise", None) is not own:
             return
         del keras.Model.fit
         original = own.__wrapped__
@@ -68,7 +68,7 @@ def uninstall() -> None:
 
 
 def _is_ours(fit: Any) -> bool:
-    # functools.wraps copies the mark to what others wrap around it, which is as good.
+    # functools.wraps copies the mark to what others wrap around it: ours is inside.
     return hasattr(fit, "_keras_layerwise")
 
 
@@ -101,7 +101,7 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             given.end(self, before)
 
-    fit._keras_layerwise = True  # type: ignore[attr-defined]
+    fit._keras_layerwise = fit  # type: ignore[attr-defined]
     return fit
 
 

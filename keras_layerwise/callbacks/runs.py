@@ -22,7 +22,7 @@ from keras_layerwise.storage.run_file import Mark
 
 RESUME = ("auto", "must", "never")
 _SIGN_OF_LIFE = 30.0  # seconds between two within an epoch
-_SAMPLE = 1 << 16  # elements of each weight that tell whether the weights are the same
+_SAMPLE = 1 << 16  # about as many elements of each weight tell whether the weights are the same
 
 _lock = threading.RLock()
 
@@ -247,16 +247,19 @@ def join(model: Any, member: Any, asked: str | None) -> Fit:
 def weights_digest(model: Any) -> int | None:
     """A number that other weights do not share; None where they cannot be read here.
 
-    Of a large weight evenly spaced elements are read: training moves most of them.
+    Of a large weight evenly spaced rows are read: training moves most of them.
     """
     if not model.built:
         return None
     digest = 0
     try:
         for site in structure.sites(model):
-            value = np.asarray(keras.ops.convert_to_numpy(site.weight.value)).reshape(-1)
-            value = value[:: max(1, value.size // _SAMPLE)]
-            digest = zlib.crc32(np.ascontiguousarray(value).view(np.uint8).data, digest)
+            value, rows = site.weight.value, site.weight.shape[:1]
+            size = int(np.prod(site.weight.shape))
+            if size > _SAMPLE:
+                value = value[:: max(1, min(rows[0], size // _SAMPLE))]
+            read = np.ascontiguousarray(keras.ops.convert_to_numpy(value)).reshape(-1)
+            digest = zlib.crc32(read.view(np.uint8).data, digest)
     except (RuntimeError, ValueError, TypeError):  # other processes hold parts of the weights
         return None
     return digest

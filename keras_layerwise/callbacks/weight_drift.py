@@ -12,12 +12,12 @@ from keras_layerwise.callbacks import drift_output as output
 from keras_layerwise.callbacks.base import RunCallback, print_loss
 from keras_layerwise.callbacks.drift_output import Output, ReferenceFile
 from keras_layerwise.callbacks.runs import Run
-from keras_layerwise.drift import sources
-from keras_layerwise.drift import tracker as tracking
+from keras_layerwise.drift import sources, views
 from keras_layerwise.drift.alarms import Alarm
 from keras_layerwise.drift.statistics import DEFAULT, Statistic, chosen
-from keras_layerwise.drift.tracker import DriftRecord, Tracker, View
-from keras_layerwise.model import selectors
+from keras_layerwise.drift.tracker import DriftRecord, Tracker
+from keras_layerwise.drift.views import View
+from keras_layerwise.model import outline, selectors
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import charts, schema
 from keras_layerwise.storage.sinks import Sink
@@ -308,7 +308,8 @@ class WeightDrift(RunCallback):
             file.keep(self._tracker, self._about)
 
     def _look(self, model: Any) -> View | None:
-        return tracking.look(model, self._select, self._per_weight)
+        parts = outline.keys(model)
+        return views.look(model, self._select, self._per_weight, parts)
 
     def _record_if_due(self, tracker: Tracker, batches: int) -> None:
         if self._every and batches // self._every > self._checked // self._every:

@@ -14,7 +14,6 @@ STATISTICS = ("relative_l2", "l2", "max_abs", "cosine", "nonfinite")
 """What is shown of the drift where there is room for a few."""
 
 _ROWS = 24  # layers that are shown where the network has no parts
-_EVENTS = ("violations", "overrides", "changes", "timeline")
 # Settings that say nothing while another is off.
 _IDLE = {"ema_momentum": "use_ema", "ema_overwrite_frequency": "use_ema"}
 
@@ -33,7 +32,7 @@ def sections(run: str, record: Record, drift: Mapping[str, Any]) -> list[Section
         Section("runtime", _runtime(record["runtime"])),
         Section("results (final; best)", _results(record.results)),
         *drift_sections(drift),
-        *(Section(name, _events(getattr(record, name))) for name in _EVENTS),
+        *(Section(name, _events(entries)) for name, entries in _happened(record).items()),
     ]
 
 
@@ -48,13 +47,13 @@ def everything(run: str, record: Record, drift: Mapping[str, Any]) -> list[str]:
     results = [(key, cell(value)) for key, value in flat(record.results).items()]
     if results:
         lines.append(render("results", ("Metric", "#Value"), results))
-    for name in _EVENTS:
-        entries = [
-            (cell(e.get("step")), e.get("key", "learning_rate"), *map(as_text, _pair(e)))
-            for e in getattr(record, name)
+    for name, entries in _happened(record).items():
+        told = [
+            (cell(e.get("step")), str(e.get("key", "learning_rate")), *map(as_text, _pair(e)))
+            for e in entries
         ]
-        if entries:
-            lines.append(render(name, ("#Step", "Key", "Old", "New"), entries))
+        if told:
+            lines.append(render(name, ("#Step", "Key", "Old", "New"), told))
     for name in ("parts", "layers"):
         found = drift[name]
         names = list(dict.fromkeys(key for row in found for key in row if key not in _ABOUT))
@@ -121,7 +120,7 @@ def _fate(record: Record) -> list[str]:
     if record.error:
         lines += wrapped(record.error)[:4]
     for name in ("resumptions", "phases"):
-        steps = [cell(entry.get("step")) for entry in getattr(record, name, ())]
+        steps = [cell(entry.get("step")) for entry in getattr(record, name)]
         if steps:
             lines.append(fitted(f"  {name} at step {folded(steps, 50)}"))
     return lines
@@ -249,6 +248,23 @@ def _events(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         fitted(f"  step {step}: {change}{_where(where for where, _ in places)}")
         for (step, change), places in found.items()
     ]
+
+
+def _happened(record: Record) -> dict[str, list[Mapping[str, Any]]]:
+    """What changed after the start, by what allowed it; the gravest first."""
+    phases: list[Mapping[str, Any]] = []
+    for phase in record.phases:
+        changes = phase.get("changes")
+        for change in changes if isinstance(changes, list) else ():
+            if isinstance(change, dict):
+                phases.append({"step": phase.get("step"), **change})
+    return {
+        "violations": list(record.violations),
+        "changed between phases": phases,
+        "overrides": list(record.overrides),
+        "changed by plan": list(record.changes),
+        "learning rate": list(record.timeline),
+    }
 
 
 def _where(places: Iterable[str]) -> str:

@@ -1,8 +1,5 @@
 """The weights that drift is measured from, laid out for many measurements."""
 
-import json
-import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from keras_layerwise.backend.arrays import Piece, Watched
 from keras_layerwise.drift import devices
 from keras_layerwise.drift import sums as columns
 from keras_layerwise.drift.sums import Sums
+from keras_layerwise.storage import reference as reference_file
 
 
 class Reference:
@@ -107,25 +105,15 @@ class Reference:
             paths: their paths in the model.
             about: what the reference is, in words.
         """
-        header = {
-            "paths": list(paths),
-            "about": about,
-            "dtypes": [v.dtype for v in watched.variables],
-        }
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-                archive.writestr("header.json", json.dumps(header))
-                for i, (variable, pieces) in enumerate(
-                    zip(watched.variables, self.pieces, strict=True)
-                ):
-                    with archive.open(f"{i}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(
-                            member, _plain(arrays.whole(variable.shape, pieces)), allow_pickle=False
-                        )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        values = zip(paths, watched.variables, self.pieces, strict=True)
+        reference_file.save(
+            path,
+            about,
+            (
+                (name, variable.dtype, _plain(arrays.whole(variable.shape, pieces)))
+                for name, variable, pieces in values
+            ),
+        )
 
 
 def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,8 +1,6 @@
 """Where a reference comes from: the weights themselves, a file, another model, arrays."""
 
-import json
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,10 @@ import numpy as np
 from keras_layerwise.backend import arrays
 from keras_layerwise.backend.arrays import Watched
 from keras_layerwise.drift.reference import Reference
-from keras_layerwise.drift.tracker import View
+from keras_layerwise.drift.views import View
 from keras_layerwise.model import selectors
 from keras_layerwise.model.structure import Site, sites
+from keras_layerwise.storage import reference as reference_file
 
 
 def check(asked: Any) -> None:
@@ -48,7 +47,7 @@ def find(
     Args:
         asked: what `check` takes.
         model: whose weights are compared.
-        view: what is watched of it, from `tracker.look`.
+        view: what is watched of it, from `views.look`.
         step: of the run, now.
         stored: for ``"initial"``, the reference that the run began with.
 
@@ -80,26 +79,13 @@ def load(path: Path, watched: Sequence[Site]) -> tuple[Reference, str]:
     Raises:
         ValueError: where it can not be read, lacks a weight or has another shape for one.
     """
-    advice = f"Remove {path} to begin again from the present weights, or use another log_dir."
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no stored reference, or half of one. {advice}")
-    with np.load(path, allow_pickle=False) as archive:
-        header = json.loads(archive["header.json"])
-        positions = {name: i for i, name in enumerate(header["paths"])}
-        values = []
-        for site in watched:
-            if site.path not in positions:
-                raise ValueError(
-                    f"The stored reference {path} has no weight {site.path!r} of shape "
-                    f"{tuple(site.weight.shape)}. {advice}"
-                )
-            i = positions[site.path]
-            value = archive[f"{i}"]
-            if header["dtypes"][i] == "bfloat16":
-                value = value.view(arrays.BFLOAT16)
-            _check_shape(site, value, str(path), advice)
-            values.append(value)
-    return Reference.of(Watched([site.weight for site in watched]), values), header["about"]
+    values, about = reference_file.load(
+        path, {site.path: tuple(site.weight.shape) for site in watched}
+    )
+    found = [
+        value.view(arrays.BFLOAT16) if dtype == "bfloat16" else value for value, dtype in values
+    ]
+    return Reference.of(Watched([site.weight for site in watched]), found), about
 
 
 def of_arrays(values: Sequence[Any], chosen: Sequence[Site], every: Sequence[Site]) -> Reference:

@@ -350,7 +350,7 @@ def _chain(model: Any) -> Iterator[Any]:
 def _known(optimizer: Any) -> list[Any]:
     """The weights that the optimizer was built with, whatever is trainable now."""
     if isinstance(optimizer, LayerwiseOptimizer):
-        return list(optimizer._weights)
+        return list(optimizer.plan.weights_at(optimizer.plan.trained))
     return _built_with.setdefault(optimizer, internals.trained_by(optimizer))
 
 

@@ -171,6 +171,8 @@ def _assignments(optimizer: LayerwiseOptimizer, names: Names) -> Any:
         return UNKNOWN
     found = {}
     for setting in config["assignment"]:
+        if not setting["trained"]:
+            continue
         rule = {key: nested(value) for key, value in setting["rule"].items()}
         if rule["multiplier"] is None and rule["learning_rate"] is None:
             rule["multiplier"] = 1.0

@@ -1,11 +1,9 @@
 """Rules, and what they come to for each weight of a model."""
 
-import json
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import keras
 
@@ -188,103 +186,6 @@ def _as_float(value: Any) -> float | None:
         return None
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What holds for one trainable weight now.
-
-    Attributes:
-        path: the weight's path, unique in its model.
-        layer: path of the layer that owns it.
-        rule: the selector of the rule that took it, as text; None without one.
-        multiplier: factor on the inner optimizer's rate at this step; None
-            where the weight has its own rate.
-        learning_rate: the rate that its next update uses; 0.0 where frozen.
-        weight_decay: λ of its next update; None where nothing decays it.
-        frozen: whether it is left out.
-        parameters: number of its elements.
-    """
-
-    path: str
-    layer: str
-    rule: str | None
-    multiplier: float | None
-    learning_rate: float
-    weight_decay: float | None
-    frozen: bool
-    parameters: int
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is kept for one weight, in the order of the optimizer's weights.
-
-    Attributes:
-        path: see `Assignment`.
-        layer: see `Assignment`.
-        name: the weight's own name, which a reload does not change.
-        shape: of the weight.
-        label: see `Assignment.rule`.
-        rule: the settings themselves.
-        has_slots: whether the inner optimizer holds state for the weight.
-        first_step: ``iterations`` when its slots were made; 0 but for weights
-            that were unfrozen in mid-run.
-    """
-
-    path: str
-    layer: str
-    name: str
-    shape: tuple[int, ...]
-    label: str | None
-    rule: Rule
-    has_slots: bool = False
-    first_step: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The setting as plain values."""
-        return {**vars(self), "shape": list(self.shape), "rule": rule_to_json(self.rule)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Setting":
-        """Reads `to_json` back.
-
-        Raises:
-            RuleError: for anything else.
-        """
-        try:
-            return cls(
-                path=str(data["path"]),
-                layer=str(data["layer"]),
-                name=str(data["name"]),
-                shape=tuple(int(size) for size in data["shape"]),
-                label=None if data["label"] is None else str(data["label"]),
-                rule=rule_from_json(data["rule"]),
-                has_slots=bool(data["has_slots"]),
-                first_step=int(data["first_step"]),
-            )
-        except Exception as error:  # of a schedule's constructor, too
-            raise RuleError(f"Not a stored assignment: {data!r:.300}. ({error})") from error
-
-
-def settings_to_text(settings: Sequence[Setting]) -> str:
-    """Settings as JSON."""
-    return json.dumps([setting.to_json() for setting in settings])
-
-
-def settings_from_text(text: str) -> list[Setting]:
-    """Reads `settings_to_text` back.
-
-    Raises:
-        RuleError: for anything else.
-    """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RuleError(f"Not a stored assignment: {text!r:.300}. ({error})") from error
-    if not isinstance(data, list):
-        raise RuleError(f"Not a stored assignment: {text!r:.300}. Expected a JSON list.")
-    return [Setting.from_json(item) for item in data]
-
-
 def as_rules(rules: Any) -> Rules:
     """Checks what a user gave as rules, and writes bare numbers out as `Rule`.
 
@@ -320,6 +221,9 @@ def _as_rule(selector: Any, rule: Any) -> Rule:
     return Rule(multiplier=rule)
 
 
+Problems = Literal["raise", "warn", "ignore"]
+
+
 class Resolved(NamedTuple):
     """What rules come to for one weight."""
 
@@ -328,7 +232,11 @@ class Resolved(NamedTuple):
 
 
 def resolve(
-    rules: Rules, sites: Sequence[Site], may_train: Iterable[int], *, again: bool = False
+    rules: Rules,
+    sites: Sequence[Site],
+    may_train: Iterable[int],
+    *,
+    problems: Problems = "raise",
 ) -> dict[int, Resolved]:
     """Finds for each weight the first rule that says something about each setting.
 
@@ -336,8 +244,8 @@ def resolve(
         rules: in their order.
         sites: every weight that is known.
         may_train: positions in `sites` of the weights that can ever train.
-        again: whether the rules held before, for other weights; then a rule
-            that has lost its effect is a warning.
+        problems: what becomes of a rule without effect. One that held before,
+            for other weights, is worth a warning.
 
     Returns:
         What holds for each position in `may_train` that a rule says something
@@ -365,14 +273,14 @@ def resolve(
             problem = (
                 f"The rule {selectors.label(selector)!r} selects only weights that are not "
                 f"trainable, whatever the layer's `trainable` is: "
-                f"{_some(sites[p].path for p in picked)}. Remove the rule."
+                f"{some(sites[p].path for p in picked)}. Remove the rule."
             )
         elif not has_effect and rules.presets[index] is None:
             problem = _covered(index, rules, [taken[position] for position in wanted])
-        if problem and again:
-            warnings.warn(problem, stacklevel=2)
-        elif problem:
+        if problem and problems == "raise":
             raise RuleError(problem)
+        if problem and problems == "warn":
+            warnings.warn(problem, stacklevel=2)
     return {
         position: _merged(rules, settings) for position, settings in taken.items() if settings
     }  # fmt: skip
@@ -387,7 +295,7 @@ def _covered(index: int, rules: Rules, taken: Sequence[Mapping[str, int]]) -> st
     )
     return (
         f"The rule {selectors.label(selector)!r} has no effect: what it says of "
-        f"{' and '.join(rule.says())} is taken by {_some(in_the_way)}, which comes earlier, and "
+        f"{' and '.join(rule.says())} is taken by {some(in_the_way)}, which comes earlier, and "
         "the first rule that says something about a setting of a weight wins. Put the narrower "
         "rule first, or remove this one."
     )
@@ -422,104 +330,34 @@ def _nothing(selector: Any, sites: Sequence[Site]) -> str:
             else "is not part of this model"
         )
         return f"The rule for {text!r} selects nothing: that layer {why}."
-    near = _some(selectors.nearest(selector, sites))
+    near = some(selectors.nearest(selector, sites))
     return f"The rule {text!r} selects nothing. The nearest of what this model has: {near}."
 
 
-def _some(items: Any, limit: int = 4) -> str:
+def some(items: Any, limit: int = 4) -> str:
+    """Up to `limit` of `items`, for a message."""
     items = [repr(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 
 
-def check_fit(stored: Sequence[Setting], found: Sequence[Setting]) -> None:
-    """Raises a `RuleError` unless `stored` was made for weights like `found`."""
-    if len(stored) != len(found):
+def check_rate(path: str, rule: Rule, eta: float | None, *, divides_by_rate: bool) -> None:
+    """Raises a `RuleError` where the rate of the weight at `path` is none that can be used.
+
+    Args:
+        path: of the weight.
+        rule: what holds for it.
+        eta: the inner optimizer's rate, None where that follows a schedule.
+        divides_by_rate: whether the inner optimizer divides by the rate, as Ftrl.
+    """
+    if divides_by_rate and not rule.frozen and 0.0 in (rule.multiplier, rule.learning_rate):
         raise RuleError(
-            f"The stored assignment is for {len(stored)} trainable weights, this model has "
-            f"{len(found)}. Load it into the model that it was saved with, with the same layers "
-            "trainable."
+            f"{path!r} has rate 0 under Ftrl, which divides by the rate and would "
+            "make it NaN. Use Rule(frozen=True) to leave the weight out."
         )
-    for position, (old, new) in enumerate(zip(stored, found, strict=True)):
-        if old.name != new.name or old.shape != new.shape:
-            raise RuleError(
-                f"The stored assignment does not fit this model: weight {position} was "
-                f"{old.path!r} with shape {old.shape}, and is {new.path!r} with shape {new.shape}."
-                " Load it into the model that it was saved with, or give new rules."
-            )
-
-
-def relocated(stored: Setting, found: Setting) -> Setting:
-    """The stored setting under the paths that its weight has now."""
-    return replace(stored, path=found.path, layer=found.layer)
-
-
-def rule_to_json(rule: Rule) -> dict[str, Any]:
-    """A rule as plain values."""
-    return {
-        "multiplier": _value_to_json(rule.multiplier),
-        "learning_rate": _value_to_json(rule.learning_rate),
-        "weight_decay": rule.weight_decay,
-        "frozen": rule.frozen,
-    }
-
-
-def rule_from_json(data: Mapping[str, Any]) -> Rule:
-    """Reads `rule_to_json` back; no code but a registered schedule's runs."""
-    return Rule(
-        multiplier=_value_from_json(data["multiplier"]),
-        learning_rate=_value_from_json(data["learning_rate"]),
-        weight_decay=data["weight_decay"],
-        frozen=data["frozen"],
-    )
-
-
-def _value_to_json(value: Any) -> Any:
-    if isinstance(value, Schedule):
-        return keras.saving.serialize_keras_object(value)
-    return value
-
-
-def _value_from_json(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    name, module = value.get("class_name"), value.get("module")
-    found = keras.saving.get_registered_object(value.get("registered_name"))
-    if found is None and module == "keras.optimizers.schedules":
-        found = getattr(keras.optimizers.schedules, str(name), None)
-    # Keras would import whatever module a config names.
-    if not (isinstance(found, type) and issubclass(found, Schedule)):
+    if eta and isinstance(rule.multiplier, float) and 0 < eta * rule.multiplier < _SMALLEST:
         raise RuleError(
-            f"The stored schedule {name!r} of {module!r} is neither Keras's nor registered. "
-            "Register its class with keras.saving.register_keras_serializable before loading."
+            f"{path!r} has the rate {eta:g} × {rule.multiplier:g}, which is 0 in float32: it would "
+            "not train and nobody would be told. Give a larger multiplier, or use "
+            "Rule(frozen=True)."
         )
-    schedule: type[Any] = found
-    return schedule.from_config(dict(value["config"]))
-
-
-def entry_to_json(selector: Any, rule: Rule) -> dict[str, Any]:
-    """A rule whose weights are not known yet, as plain values."""
-    entry: dict[str, Any] = {"rule": rule_to_json(rule)}
-    if isinstance(selector, str):
-        return {**entry, "name": selector}
-    if hasattr(selector, "fullmatch"):
-        return {**entry, "pattern": selector.pattern, "flags": selector.flags}
-    if selectors.is_layer(selector):
-        return {**entry, "name": selector.name}
-    raise RuleError(
-        f"The rule for {selectors.label(selector)!r} cannot be stored before the model's weights "
-        "are known. Build the model first."
-    )
-
-
-def entry_from_json(entry: Any) -> tuple[Any, Rule]:
-    """Reads `entry_to_json` back."""
-    try:
-        rule = rule_from_json(entry["rule"])
-        if "pattern" in entry:
-            return re.compile(entry["pattern"], entry["flags"]), rule
-        if isinstance(entry["name"], str):
-            return entry["name"], rule
-        raise TypeError("a layer's name is text")
-    except Exception as error:
-        raise RuleError(f"Not a stored rule: {entry!r:.300}. ({error})") from error

@@ -1,4 +1,4 @@
-"""What an optimizer keeps for each weight, for some of a model's weights only."""
+"""Optimizer slots by weight position, when only some weights have them."""
 
 import contextlib
 from collections.abc import Sequence
@@ -6,35 +6,43 @@ from typing import Any
 
 import keras
 
-_AVERAGES = "_model_variables_moving_average"
+from keras_layerwise.backend import internals
 
 
 class Slots:
-    """The slots of an optimizer by attribute and position, None where a weight has none.
+    """Holds the slots of an optimizer by attribute and position, None where there is none.
 
     Every list in a Keras optimizer that runs parallel to the variables it was
-    built with is a list of slots. Here they run parallel to all weights, so a
-    position means the same weight whatever is frozen, and slots can be made
-    for a weight that joins later.
+    built with is a list of slots. Here they run parallel to all weights that
+    can ever train, so a position means the same weight whatever is frozen, and
+    slots can be made for a weight that joins later.
 
     Args:
         optimizer: an optimizer that is not built.
-        weights: all weights that it may ever update.
     """
 
-    def __init__(self, optimizer: Any, weights: Sequence[Any]) -> None:
+    def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
-        self.weights = list(weights)
+        self.weights: list[Any] = []
         self.columns: dict[str, list[Any]] = {}
+
+    def arrange(self, weights: Sequence[Any]) -> None:
+        """Puts the slots in the order of `weights`, which hold all that have any."""
+        position = {id(weight): i for i, weight in enumerate(self.weights)}
+        before = [position.get(id(weight)) for weight in weights]
+        self.weights = list(weights)
+        for name, column in self.columns.items():
+            self.columns[name] = [None if i is None else column[i] for i in before]
+        self._show()
 
     def make(self, positions: Sequence[int]) -> None:
         """Makes the slots of the weights at `positions`, which have none yet."""
         optimizer = self.optimizer
-        with _scope_of(optimizer):
+        with scope_of(optimizer):
             is_first = not optimizer.built
             builder = optimizer if is_first else _unbuilt_copy(optimizer)
             builder.build([self.weights[position] for position in positions])
-        tracked = {id(variable) for variable in builder._variables}
+        tracked = {id(variable) for variable in internals.state_of(builder)}
         for name, made in list(vars(builder).items()):
             if not _is_slots(name, made, len(positions)):
                 continue
@@ -43,23 +51,29 @@ class Slots:
                 column[position] = slot
                 if is_first or id(slot) not in tracked:
                     continue
-                optimizer._track_variable(slot)
-                if name == _AVERAGES:
+                internals.track(optimizer, slot)
+                if name == internals.AVERAGES:
                     # An average of zeros would pull the weight towards zero.
-                    slot.assign(self.weights[position])
-            # Past TensorFlow's tracking, which would store lists by what they hold today.
-            object.__setattr__(optimizer, name, column)
-        indices = {optimizer._var_key(weight): i for i, weight in enumerate(self.weights)}
-        object.__setattr__(optimizer, "_trainable_variables_indices", indices)
+                    with internals.outside_graph():
+                        slot.assign(self.weights[position])
+        self._show()
+
+    def drop(self, positions: Sequence[int]) -> None:
+        """Frees the slots of the weights at `positions`."""
+        tracked = {id(variable) for variable in internals.state_of(self.optimizer)}
+        for column in self.columns.values():
+            for position in positions:
+                if id(column[position]) in tracked:
+                    internals.untrack(self.optimizer, column[position])
+                column[position] = None
 
     def activate(self, positions: Sequence[int]) -> None:
         """Lets the optimizer average only the weights at `positions`."""
         # Keras goes through these two in step with one another.
-        active = [self.weights[position] for position in positions]
-        object.__setattr__(self.optimizer, "_trainable_variables", active)
-        if _AVERAGES in self.columns:
-            averages = [self.columns[_AVERAGES][position] for position in positions]
-            object.__setattr__(self.optimizer, _AVERAGES, averages)
+        internals.set_trained(self.optimizer, [self.weights[position] for position in positions])
+        if internals.AVERAGES in self.columns:
+            averages = [self.columns[internals.AVERAGES][position] for position in positions]
+            object.__setattr__(self.optimizer, internals.AVERAGES, averages)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The variables that no weight owns, and the slots, under names for storing.
@@ -67,8 +81,7 @@ class Slots:
         The names depend only on which weights have slots, not on when the
         slots were made.
         """
-        optimizer = self.optimizer
-        tracked = {id(variable): variable for variable in optimizer._variables}
+        tracked = {id(variable): variable for variable in internals.state_of(self.optimizer)}
         slots = {
             f"{name.strip('_')}.{position}": column[position]
             for position in range(len(self.weights))
@@ -79,7 +92,7 @@ class Slots:
         in_slots = {id(slot) for slot in slots.values()}
         names = {
             id(value): name.strip("_")
-            for name, value in vars(optimizer).items()
+            for name, value in vars(self.optimizer).items()
             if isinstance(value, keras.Variable)
         }
         own = {
@@ -89,12 +102,27 @@ class Slots:
         }
         return own, slots
 
+    def size_of(self, position: int) -> int:
+        """How many elements the slots of a weight hold."""
+        found = (column[position] for column in self.columns.values())
+        return sum(int(keras.ops.size(slot)) for slot in found if slot is not None)
+
+    def _show(self) -> None:
+        """Gives the optimizer its lists, past TensorFlow's tracking of what they hold today."""
+        optimizer = self.optimizer
+        for name, column in self.columns.items():
+            object.__setattr__(optimizer, name, column)
+        internals.set_positions(
+            optimizer,
+            {internals.key_of(optimizer, weight): i for i, weight in enumerate(self.weights)},
+        )
+
 
 def _is_slots(name: str, value: Any, count: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == count > 0
-        and name not in ("_variables", "_trainable_variables")
+        and name not in internals.NOT_SLOTS
         and all(item is None or isinstance(item, keras.Variable) for item in value)
     )
 
@@ -103,9 +131,9 @@ def _unbuilt_copy(optimizer: Any) -> Any:
     return type(optimizer).from_config(optimizer.get_config())
 
 
-def _scope_of(optimizer: Any) -> Any:
+def scope_of(optimizer: Any) -> Any:
     """The distribution strategy that the optimizer's variables belong to, on TensorFlow."""
-    strategy = getattr(optimizer, "_distribution_strategy", None)
+    strategy = internals.strategy_of(optimizer)
     if strategy is None:
         return contextlib.nullcontext()
     import tensorflow as tf

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from keras_layerwise.storage import schema
-from keras_layerwise.storage.files import replacing
+from keras_layerwise.storage.files import make_folder, replacing, sync_folder
 
 RUN_FILE = "run.json"
 _TRACES = (schema.RECORD_FILE, schema.RECORD_DIR, schema.DRIFT_DIR, schema.RATES_DIR)
@@ -130,7 +130,7 @@ def claim(asked: Path, mark: Mark) -> Path:
     Raises:
         OSError: where the directory cannot be made or written.
     """
-    asked.mkdir(parents=True, exist_ok=True)
+    make_folder(asked)
     if not holds_run(asked):
         with contextlib.suppress(FileExistsError), (asked / RUN_FILE).open("x"):
             write(asked, mark)
@@ -140,6 +140,7 @@ def claim(asked: Path, mark: Mark) -> Path:
         path = asked.with_name(f"{asked.name}-{number}")
         with contextlib.suppress(FileExistsError):
             path.mkdir()
+            sync_folder(path.parent)
             write(path, mark)
             return path
         number += 1

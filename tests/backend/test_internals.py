@@ -208,3 +208,83 @@ class TestData:
             if "Batch" in name
         ]
         assert sizes == [3]
+
+
+class TestReplacing:
+    def test_an_untracked_variable_is_no_longer_among_the_state(self):
+        _, optimizer = built()
+        extra = models.variable([1.0])
+        internals.track(optimizer, extra)
+        internals.untrack(optimizer, extra)
+        assert not [v for v in internals.state_of(optimizer) if v is extra]
+
+    def test_what_is_replaced_is_called_and_a_view_has_the_classes_own(self):
+        model, optimizer = built(keras.optimizers.SGD(0.1, weight_decay=0.5))
+        calls = []
+
+        def note(name):
+            return lambda *args, **kwargs: calls.append(name)
+
+        names = internals.replace_updates(
+            optimizer, one=note("one"), together=note("together"), decay=note("decay")
+        )
+        gradients = [models.tensor(np.ones(v.shape)) for v in model.trainable_variables]
+        optimizer.apply(gradients)
+        assert calls == ["decay", "together"]
+        internals.decay_of(optimizer)([])
+        assert calls[-1] == "decay"
+        weight = model.trainable_variables[0]
+        before = models.numpy(weight)
+        view = internals.view_of(optimizer, names, learning_rate=0.2, weight_decay=0.25)
+        internals.decay_weights(view, [weight])
+        np.testing.assert_allclose(models.numpy(weight), before * (1 - 0.2 * 0.25), rtol=1e-6)
+
+    def test_a_view_counts_other_steps(self):
+        _, optimizer = built()
+        view = internals.view_of(optimizer, frozenset(), steps=7)
+        assert internals.step_counter(view) == 7
+        assert int(models.numpy(internals.step_counter(optimizer))) == 0
+
+    def test_only_nadam_has_a_product(self):
+        assert internals.product_per_step(built(keras.optimizers.Nadam())[1]) is not None
+        assert internals.product_per_step(built()[1]) is None
+
+    def test_a_wrapper_expects_the_weights_that_it_is_given(self):
+        model = models.sequential()
+        wrapper = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        wrapper.build(model.trainable_variables)
+        some = model.trainable_variables[2:]
+        internals.set_trained_of_wrapper(wrapper, some)
+        assert [id(v) for v in internals.trained_by(wrapper)] == [id(v) for v in some]
+        assert internals.index_of(wrapper, some[0]) == 0
+
+    @pytest.mark.parametrize("name", ["compile", "fit", "train_on_batch"])
+    def test_every_model_inherits_from_the_owner(self, name):
+        owner = internals.owner_of(name)
+        assert owner is not keras.Model
+        assert name in vars(owner)
+
+    @pytest.mark.tensorflow_only
+    def test_checkpoints_find_what_is_named_and_not_what_is_forgotten(self):
+        _, optimizer = built()
+        extra = models.variable([1.0])
+        internals.name_for_checkpoint(optimizer, extra, "extra")
+        assert optimizer._lookup_dependency("extra") is extra
+        internals.forget_for_checkpoint(optimizer, "extra")
+        assert optimizer._lookup_dependency("extra") is None
+
+    @pytest.mark.tensorflow_only
+    def test_in_a_graph_and_outside_of_it(self):
+        import tensorflow as tf
+
+        seen = []
+
+        @tf.function
+        def traced():
+            seen.append(internals.in_graph())
+            with internals.outside_graph():
+                seen.append(internals.in_graph())
+
+        traced()
+        assert seen == [True, False]
+        assert not internals.in_graph()

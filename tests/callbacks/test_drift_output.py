@@ -10,6 +10,8 @@ from keras import layers
 from tensorboard.util import tensor_util
 
 import keras_layerwise as kl
+from keras_layerwise.callbacks import drift_output
+from keras_layerwise.model import outline
 from keras_layerwise.storage import schema
 from tests.shared.drift import (
     X,
@@ -227,3 +229,54 @@ class Alternating(keras.Model):
                 layer.trainable_weights,
             )
         return {"loss": 0.0}
+
+
+def deep(count=35):
+    """More rows than are shown one by one: a plain stack has a block for each layer."""
+    stack = [keras.Input((4,))]
+    for i in range(count):
+        stack += [layers.Dense(4, name=f"dense_{i}"), layers.BatchNormalization(name=f"norm_{i}")]
+    model = keras.Sequential([*stack, layers.Dense(2, name="head")])
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    return model
+
+
+class TestManyLayers:
+    def test_parts_are_shown_and_layers_kept(self, tmp_path):
+        pytest.importorskip("matplotlib")
+        model = deep()
+        drift = kl.WeightDrift(tmp_path, scalars="all")
+        fit(model, drift)
+        assert len(drift.history["layers"]) == 106
+        keys = {*outline.keys(model).values()}
+        ((about, records),) = vectors(tmp_path)
+        assert {row.part for row in about.rows} == keys
+        assert len(about.rows) == len(records[0][1]) == 106
+        blocks = {
+            found.facts.name: (found, values) for found, values in of_kind(tmp_path, "blocks")
+        }
+        names = [row.name for row in blocks["l2"][0].rows]
+        assert names[-1] == drift_output.WHOLE
+        assert {name.removesuffix(" (non-trainable)") for name in names[:-1]} == keys
+        squares = drift.history["l2"][-1] ** 2
+        trainable = [i for i, row in enumerate(about.rows) if row.trainable]
+        assert blocks["l2"][1][-1][1][-1] == pytest.approx(squares[trainable].sum() ** 0.5)
+        scalars = {
+            value.tag
+            for event in read(tmp_path / "drift")
+            for value in event.summary.value
+            if value.tag.startswith("drift/l2/")
+        }
+        assert {f"drift/l2/{name}" for name in names[:-1]} <= scalars
+        assert not any("dense_" in tag.split("/")[2] for tag in scalars)
+        printed = []
+        drift.summary(printed.append)
+        assert "106 rows by part of the network" in printed[0]
+        assert len(printed[0].splitlines()) == len(names) - 1 + 5
+        labels = [label.get_text() for label in drift.plot().axes[0].get_yticklabels()]
+        assert len(labels) == len(names) - 1
+        assert any(re.fullmatch(r"block 3 \(\w+\)", label) for label in labels)
+        shown = drift.plot(by="layer").axes[0].get_yticklabels()
+        assert [label.get_text() for label in shown] == drift.history["layers"]
+        with pytest.raises(ValueError, match="received 'depth'"):
+            drift.plot(by="depth")

@@ -1,6 +1,7 @@
 """Runs as people make them: cells run twice, more epochs, phases, folds, loops, failures."""
 
 import copy
+import functools
 import gc
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 
 import keras_layerwise as kl
 from keras_layerwise.backend import processes
-from keras_layerwise.callbacks import fit_hook
+from keras_layerwise.callbacks import fit_hook, runs
 from keras_layerwise.hyperparameters import fit as given
 from keras_layerwise.storage import run_file
 
@@ -377,6 +378,37 @@ class TestFitIsSeen:
         installed = keras.Model.fit
         fit_hook.install()
         assert keras.Model.fit is installed
+
+    def test_what_others_wrap_around_it_stays_theirs(self, tmp_path, monkeypatch):
+        ours, seen = keras.Model.fit, []
+
+        @functools.wraps(ours)
+        def theirs(self, *args, **kwargs):
+            seen.append(self)
+            return ours(self, *args, **kwargs)
+
+        monkeypatch.setattr(keras.Model, "fit", theirs)
+        fit_hook.install()
+        assert keras.Model.fit is theirs
+        fit_hook.uninstall()
+        try:
+            assert keras.Model.fit is theirs
+            fit(net())
+        finally:
+            fit_hook.install()
+        frozen = kl.FreezeHyperparameters(tmp_path)
+        fit(net(), frozen)
+        assert len(seen) == 2
+        assert frozen.record["training"]["batch_size"] == 8
+
+    def test_weights_that_differ_in_any_layer_have_another_digest(self):
+        model = keras.Sequential([keras.Input((300,)), keras.layers.Dense(600)])
+        before = runs.weights_digest(model)
+        assert runs.weights_digest(model) == before
+        kernel, bias = model.get_weights()
+        for changed in ([kernel * 1.001, bias], [kernel, bias + 1e-3]):
+            model.set_weights(changed)
+            assert runs.weights_digest(model) != before
 
     def test_copies_are_unused(self, place):
         """A tuner copies its callbacks for every trial, used or not."""

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -207,3 +209,10 @@ class TestOwnStatistic:
         for asked in [[own], ["l2", own]]:
             with pytest.raises(ValueError, match="'l2'"):
                 statistics.chosen(asked)
+
+
+def test_the_docs_have_the_same_table():
+    text = (Path(__file__).parents[2] / "docs" / "runs.md").read_text(encoding="utf-8")
+    for one in STATISTICS.values():
+        formula = one.formula.replace("|", "\\|")
+        assert f"| `{one.name}` | {formula} | {one.unit} |" in text

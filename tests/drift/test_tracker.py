@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_layerwise.drift import tracker
+from keras_layerwise.drift import tracker, views
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.drift.statistics import STATISTICS, chosen
 from tests.shared.drift import by_definition, host
@@ -31,7 +31,7 @@ def parts_of(model):
 
 def followed(model, names=("l2",), parts=True, **options):
     def look(model):
-        return tracker.look(model, parts=parts_of(model) if parts else None)
+        return views.look(model, parts=parts_of(model) if parts else None)
 
     view = look(model)
     reference = Reference.taken(view.watched)
@@ -198,3 +198,17 @@ def test_a_frozen_weight_of_a_layer_that_trains_is_told_apart():
     move(model.get_layer("stem").kernel, 1.0)
     (alarm,) = one.record(2).alarms
     assert alarm.message.startswith("Frozen weights of layer 'stem' have moved, at step 2: some")
+
+
+@pytest.mark.parametrize("by", [1e-33, 1e-5])
+def test_a_bias_that_moves_by_nothing_is_no_learning(by):
+    """A rate near zero moves what is zero, such as a bias, and no kernel."""
+    model = stacked()
+    one = followed(model)
+    for layer in model.layers:
+        move(layer.trainable_weights[0], 1.0 if "b1" not in layer.name else 0.0)
+        move(layer.trainable_weights[1], by)
+    one.record(4)
+    one.record(8)
+    said = [alarm.rows for alarm in one.still(8)]
+    assert said == ([("b1_dense", "b1_norm")] if by < 1e-9 else [])

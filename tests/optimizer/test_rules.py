@@ -223,8 +223,13 @@ def test_without_a_model_it_is_an_error_before_the_first_step(name):
 
 @pytest.mark.parametrize("selector", [keras.layers.Dense, lambda _layer, _weight: True])
 def test_classes_and_callables_need_the_model(selector):
+    optimizer = LayerwiseOptimizer("adam", {selector: 0.1})
     with pytest.raises(RuleError, match="Pass model="):
-        LayerwiseOptimizer("adam", {selector: 0.1})
+        optimizer.build([models.variable([1.0])])
+    model = models.sequential()
+    model.compile(optimizer, loss="mse")
+    model.train_on_batch(*models.data(rows=8))
+    assert optimizer.selected("body")[0].multiplier == 0.1
 
 
 @pytest.mark.parametrize("name", ["multiplier", "learning_rate", "weight_decay"])

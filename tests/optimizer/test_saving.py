@@ -80,7 +80,7 @@ def holds(optimizer):
     """The assignment in terms that a reload does not change."""
     return [
         (s.path.rpartition("/")[2], s.label, s.rule.multiplier, s.rule.weight_decay, s.rule.frozen)
-        for s in optimizer._settings
+        for s in optimizer.plan.settings
     ]
 
 
@@ -89,7 +89,7 @@ def assert_same(model, again):
     assert [a.learning_rate for a in again.optimizer.assignments] == pytest.approx(
         [a.learning_rate for a in model.optimizer.assignments]
     )
-    state, state_again = model.optimizer._state(), again.optimizer._state()
+    state, state_again = model.optimizer.state.variables(), again.optimizer.state.variables()
     assert list(state_again) == list(state)
     for name, value in state.items():
         np.testing.assert_array_equal(numpy(state_again[name]), numpy(value), err_msg=name)
@@ -165,7 +165,7 @@ def test_a_model_saved_before_its_first_step(tmp_path):
     again = keras.models.load_model(tmp_path / "m.keras")
     fit(model, epochs=1)
     fit(again, epochs=1)
-    assert [s.rule.frozen for s in again.optimizer._settings] == [True, True] + [False] * 4
+    assert [s.rule.frozen for s in again.optimizer.plan.settings] == [True, True] + [False] * 4
     for expected, found in zip(weights_of(model), weights_of(again), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -215,7 +215,7 @@ def test_slots_of_a_weight_that_is_frozen_now_are_kept(tmp_path):
     again = keras.models.load_model(tmp_path / "m.keras")
     assert_same(model, again)
     again.optimizer.unfreeze("body")
-    assert np.any(numpy(again.optimizer._state()["momentums.0"]))
+    assert np.any(numpy(again.optimizer.state.variables()["momentums.0"]))
 
 
 def test_weights_of_another_optimizer_are_skipped_with_a_warning(tmp_path):
@@ -224,10 +224,10 @@ def test_weights_of_another_optimizer_are_skipped_with_a_warning(tmp_path):
     fit(bare)
     bare.save_weights(tmp_path / "bare.weights.h5")
     model = trained(models.sequential, lambda *_: {"head": 0.5}, "", "")
-    before = {name: numpy(v) for name, v in model.optimizer._state().items()}
+    before = {name: numpy(v) for name, v in model.optimizer.state.variables().items()}
     with pytest.warns(UserWarning, match="skipped"):
         model.load_weights(tmp_path / "bare.weights.h5")
-    for name, value in model.optimizer._state().items():
+    for name, value in model.optimizer.state.variables().items():
         np.testing.assert_array_equal(numpy(value), before[name])
     for expected, found in zip(weights_of(bare), weights_of(model), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -302,8 +302,8 @@ def test_under_mixed_precision_a_reload_keeps_everything(tmp_path):
         keras.config.set_dtype_policy("float32")
     inner, inner_again = model.optimizer.inner_optimizer, again.optimizer.inner_optimizer
     assert holds(inner) == holds(inner_again)
-    for name, value in inner._state().items():
-        np.testing.assert_array_equal(numpy(inner_again._state()[name]), numpy(value))
+    for name, value in inner.state.variables().items():
+        np.testing.assert_array_equal(numpy(inner_again.state.variables()[name]), numpy(value))
     assert float(again.optimizer.dynamic_scale.numpy()) == float(
         model.optimizer.dynamic_scale.numpy()
     )
@@ -333,3 +333,65 @@ def test_the_position_of_a_weight_decides_not_its_path():
     other.compile(LayerwiseOptimizer.from_config(model.optimizer.get_config()), loss="mse")
     fit(other)
     assert [a.multiplier for a in other.optimizer.assignments] == [0.1, 0.1, 1.0, 1.0]
+
+
+class TestVersion01:
+    """What version 0.1 saved reads, and trains on to the numbers that it trained on to."""
+
+    SAVED = Path(__file__).parents[1] / "saved" / "0.1"
+
+    @pytest.fixture
+    def expected(self):
+        return json.loads((self.SAVED / "expected.json").read_text())
+
+    @staticmethod
+    def assert_expected(model, expected):
+        assert int(numpy(model.optimizer.iterations)) == expected["iterations"]
+        assert [vars(a) for a in model.optimizer.assignments] == [
+            pytest.approx(entry) if isinstance(entry, float) else entry
+            for entry in expected["assignments"]
+        ]
+        for value, weight in zip(expected["weights"], model.get_weights(), strict=True):
+            np.testing.assert_allclose(weight, value, rtol=1e-6)
+        x = np.random.RandomState(0).rand(32, 6).astype("f4")
+        y = np.random.RandomState(1).rand(32, 2).astype("f4")
+        model.fit(x, y, epochs=1, batch_size=8, verbose=0, shuffle=False)
+        later = expected["weights_after_another_epoch"]
+        for value, weight in zip(later, model.get_weights(), strict=True):
+            np.testing.assert_allclose(weight, value, rtol=1e-4, atol=1e-6)
+
+    def test_the_keras_file(self, expected):
+        self.assert_expected(keras.models.load_model(self.SAVED / "model.keras"), expected)
+
+    def rebuilt(self):
+        """The model and rules of ``make.py``, not trained."""
+        inputs = keras.Input((6,))
+        hidden = keras.layers.Dense(4, activation="tanh", name="stem")(inputs)
+        hidden = keras.layers.BatchNormalization(name="norm")(hidden)
+        body = [keras.layers.Dense(4, name=name) for name in "ab"]
+        hidden = keras.Sequential([keras.Input((4,)), *body], name="body")(hidden)
+        model = keras.Model(inputs, keras.layers.Dense(2, name="head")(hidden), name="saved")
+        rules = {
+            "stem": Rule(frozen=True, multiplier=0.1),
+            "body/a": Rule(multiplier=0.25, weight_decay=0.01),
+            "body/b": Rule(learning_rate=Falling),
+            "norm": 0.5,
+        }
+        inner = optimizers.AdamW(1e-2, weight_decay=0.1)
+        model.compile(LayerwiseOptimizer(inner, rules, model=model), loss="mse", metrics=["mae"])
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def test_the_weights_file(self, expected):
+        model = self.rebuilt()
+        model.load_weights(self.SAVED / "model.weights.h5")
+        self.assert_expected(model, expected)
+
+    @pytest.mark.tensorflow_only
+    def test_the_checkpoint(self, expected):
+        import tensorflow as tf
+
+        model = self.rebuilt()
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        checkpoint.read(str(self.SAVED / "checkpoint")).expect_partial()
+        self.assert_expected(model, expected)

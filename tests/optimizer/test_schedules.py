@@ -284,15 +284,18 @@ def test_a_multiplier_changes_without_a_new_trace_and_freezing_with_one():
 
 @pytest.mark.tensorflow_only
 def test_freezing_a_compiled_step_of_an_unknown_model_is_an_error():
+    import tensorflow as tf
+
     model = models.sequential()
-    optimizer = LayerwiseOptimizer("adam", {})
-    model.compile(optimizer, loss="mse")
-    fit(model, epochs=1)
+    optimizer = LayerwiseOptimizer("sgd", {})
+    weights = model.trainable_weights
+    tf.function(lambda: optimizer.apply([tf.ones_like(w) for w in weights], weights))()
     with pytest.raises(RuleError, match="attach"):
         optimizer.freeze("body")
     assert not optimizer.selected("body")[0].frozen
     optimizer.attach(model)
-    optimizer.freeze("body")
+    with pytest.warns(UserWarning, match="trace it again"):
+        optimizer.freeze("body")
     assert optimizer.selected("body")[0].frozen
 
 
@@ -398,7 +401,10 @@ def test_freezing_while_gradients_are_accumulated():
 
 def test_a_model_that_is_not_built_is_resolved_at_the_first_batch():
     model = models.subclassed()
-    rules = {lambda layer, weight: layer.name == "body": 0.1, keras.layers.Dense: Rule(frozen=True)}
+    rules = {
+        lambda layer, weight: layer.name == "body": Rule(multiplier=0.1, frozen=False),
+        keras.layers.Dense: Rule(frozen=True),
+    }
     optimizer = LayerwiseOptimizer("adam", rules, model=model)
     model.compile(optimizer, loss="mse")
     fit(model, epochs=1)

@@ -1,0 +1,238 @@
+"""How an optimizer learns which model it trains, without being told.
+
+Keras's ``compile`` gives a model its optimizer and says nothing to the
+optimizer. So `compile`, `fit` and `train_on_batch` are wrapped, once and
+transparently, when this package and Keras are both loaded; they act only for
+models that have a `LayerwiseOptimizer`. With the model known, names of nested
+models resolve, a change of what is frozen reaches the compiled step, layers
+that are frozen whole compute so, and weights that joined get their slots.
+"""
+
+import functools
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_layerwise.backend import internals
+from keras_layerwise.backend.frozen_layers import freeze_in_calls
+from keras_layerwise.errors import RuleError
+from keras_layerwise.model import structure
+
+_MARK = "_keras_layerwise_attaches"
+
+
+class _Known:
+    """The optimizers of one model, and which of its layers they freeze whole."""
+
+    def __init__(self) -> None:
+        self.optimizers: list[weakref.ref[Any]] = []
+        self.key: Any = None
+        self.layers: frozenset[int] = frozenset()
+
+
+_known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+
+
+def is_layerwise(optimizer: Any) -> bool:
+    """Whether `optimizer` is a `LayerwiseOptimizer`, without importing it."""
+    return getattr(type(optimizer), "is_layerwise", False) is True
+
+
+def layerwise_optimizers(optimizer: Any) -> list[Any]:
+    """The `LayerwiseOptimizer` in `optimizer`, through Keras's own wrappers; several in a
+    ``MultiOptimizer``, none in any other.
+    """  # noqa: D205
+    if is_layerwise(optimizer):
+        return [optimizer]
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return layerwise_optimizers(optimizer.inner_optimizer)
+    members = getattr(optimizer, "optimizers", None) or ()
+    return [found for member in members for found in layerwise_optimizers(member)]
+
+
+def optimizer_of(model: Any) -> Any:
+    """Finds the `LayerwiseOptimizer` that trains `model`, through ``LossScaleOptimizer``.
+
+    Args:
+        model: a Keras model.
+
+    Returns:
+        The optimizer; None where the model is not compiled or trained by
+        another. Of several in a ``MultiOptimizer``, the first.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_layerwise import LayerwiseOptimizer
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+    >>> model.compile(LayerwiseOptimizer("adam", {"head": 0.1}), loss="mse")
+    >>> optimizer_of(model).selected("head")[0].multiplier
+    0.1
+    """
+    return next(iter(layerwise_optimizers(getattr(model, "optimizer", None))), None)
+
+
+def is_built(model: Any) -> bool:
+    """Whether `model` has all its weights."""
+    return bool(model.built) and all(place.layer.built for place in structure.places(model))
+
+
+def know(model: Any, optimizer: Any) -> None:
+    """Lets layers of `model` that `optimizer` freezes whole compute as frozen."""
+    known = _known.setdefault(model, _Known())
+    known.optimizers = [ref for ref in known.optimizers if ref() not in (None, optimizer)]
+    known.optimizers.append(weakref.ref(optimizer))
+    known.key = None
+    model_ref = weakref.ref(model)
+    freeze_in_calls(model, lambda: frozen_layers(model_ref()))
+
+
+def connect(model: Any) -> None:
+    """Tells every `LayerwiseOptimizer` that is found on `model` that it trains it."""
+    found = list(_found_on(model))
+    if model in _known:
+        _known[model].optimizers = []
+        _known[model].key = None
+    for optimizer in found:
+        optimizer.plan.train_in(model)
+        know(model, optimizer)
+
+
+def prepare(model: Any) -> None:
+    """Builds the optimizers of a compiled `model`, or has them adopt what changed since."""
+    optimizer: Any = getattr(model, "optimizer", None)
+    if not layerwise_optimizers(optimizer) or getattr(model, "train_function", None) is not None:
+        return
+    connect(model)
+    if internals.has_strategy(model) or not is_built(model) or not model.trainable_weights:
+        return
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    else:
+        _adopt(optimizer, model.trainable_variables)
+
+
+def adopt(optimizer: Any) -> None:
+    """Has a built `optimizer` adopt the weights that the model which it trains has now."""
+    for model in reversed(optimizer.plan.trainers):
+        if optimizer is optimizer_of(model) and is_built(model):
+            _adopt(model.optimizer, model.trainable_variables)
+            return
+
+
+def _adopt(optimizer: Any, variables: list[Any]) -> None:
+    if is_layerwise(optimizer):
+        optimizer.build(variables)
+    elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        internals.set_trained_of_wrapper(optimizer, variables)
+        _adopt(optimizer.inner_optimizer, variables)
+
+
+def frozen_layers(model: Any) -> frozenset[int]:
+    """The ``id`` of every layer of `model` that its optimizers freeze whole.
+
+    A layer is frozen whole where all its trainable weights are frozen by rule;
+    one without trainable weights follows the layers that hold it.
+    """
+    known = _known.get(model)
+    if known is None:
+        return frozenset()
+    optimizers = [found for ref in known.optimizers if (found := ref()) is not None]
+    for optimizer in optimizers:
+        _look_ahead(optimizer, model)
+    key = [(id(optimizer), optimizer.plan.version) for optimizer in optimizers]
+    if key != known.key:
+        known.key, known.layers = key, _frozen_whole(model, optimizers)
+    return known.layers
+
+
+def _look_ahead(optimizer: Any, model: Any) -> None:
+    """Resolves the rules in a first trace, which calls the model before the optimizer is built."""
+    plan = optimizer.plan
+    asked = [rule.frozen for _, rule in plan.rules] + [s.frozen for s in plan.stored]
+    if plan.settings or not any(asked) or not is_built(model):
+        return
+    try:
+        plan.resolve(model.trainable_weights)
+    except RuleError:
+        return  # which the optimizer raises when it is built, in the same trace
+
+
+def _frozen_whole(model: Any, optimizers: list[Any]) -> frozenset[int]:
+    frozen: set[int] = set()
+    for optimizer in optimizers:
+        plan = optimizer.plan
+        own = {id(plan.weights[i]) for i in plan.trained if plan.settings[i].frozen}
+        frozen |= own - {id(weight) for weight in plan.weights_at(plan.active)}
+    if not frozen:
+        return frozenset()
+    trains: dict[int, bool] = {}  # whether a layer that has trainable weights trains any
+    for site in structure.sites(model):
+        if not site.weight.trainable:
+            continue
+        for layer in (layer for chain in site.chains for layer in chain):
+            trains[id(layer)] = trains.get(id(layer), False) or id(site.weight) not in frozen
+    whole: set[int] = set()
+    for place in structure.places(model):
+        holders = [chain[-2] for chain in place.chains if len(chain) > 1]
+        follows = bool(holders) and all(id(holder) in whole for holder in holders)
+        if not trains.get(id(place.layer), not follows):
+            whole.add(id(place.layer))
+    return frozenset(whole)
+
+
+def _found_on(model: Any) -> Iterator[Any]:
+    """The optimizer that ``compile`` set, and those of a training step of the model's own."""
+    seen: set[int] = set()
+    own = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
+    for value in [getattr(model, "optimizer", None), *own]:
+        for optimizer in layerwise_optimizers(value):
+            if id(optimizer) not in seen:
+                seen.add(id(optimizer))
+                yield optimizer
+
+
+# Keras's methods.
+
+
+def install() -> None:
+    """Has ``compile``, ``fit`` and ``train_on_batch`` tell optimizers their model."""
+    _wrap("compile", after=_compiled)
+    _wrap("fit", before=prepare)
+    _wrap("train_on_batch", before=prepare)
+
+
+def uninstall() -> None:
+    """Gives Keras its own methods back."""
+    for name in ("compile", "fit", "train_on_batch"):
+        owner = internals.owner_of(name)
+        original = getattr(vars(owner)[name], _MARK, None)
+        if original is not None:
+            setattr(owner, name, original)
+
+
+def _compiled(model: Any) -> None:
+    connect(model)
+    if layerwise_optimizers(model.optimizer) and model.optimizer.built:
+        prepare(model)
+
+
+def _wrap(name: str, before: Any = None, after: Any = None) -> None:
+    owner = internals.owner_of(name)
+    original = vars(owner)[name]
+    if hasattr(original, _MARK):
+        return
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before(self)
+        result = original(self, *args, **kwargs)
+        if after is not None:
+            after(self)
+        return result
+
+    setattr(method, _MARK, original)
+    setattr(owner, name, method)

@@ -1,0 +1,194 @@
+"""How an optimizer learns its model, without being told."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_layerwise import LayerwiseOptimizer, Rule, RuleError, optimizer_of
+from keras_layerwise.optimizer import attachment
+from tests.shared import models
+from tests.shared.models import fit, numpy
+
+L = keras.layers
+
+
+def nested():
+    inner = keras.Input((4,))
+    body = keras.Model(inner, L.Dense(3, name="x1")(inner), name="backbone")
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, L.Dense(2, name="head")(body(inputs)))
+
+
+WAYS = {
+    "fit": lambda model: fit(model, epochs=1),
+    "train_on_batch": lambda model: model.train_on_batch(*models.data(rows=8)),
+    "test_on_batch": lambda model: model.test_on_batch(*models.data(rows=8)),
+    "evaluate": lambda model: model.evaluate(*models.data(rows=8), verbose=0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "selector", ["backbone", "backbone/x1", lambda layer, _: layer.name == "x1"]
+)
+def test_names_of_nested_models_and_callables_resolve(way, selector):
+    model = nested()
+    model.compile(LayerwiseOptimizer("sgd", {selector: 0.1}), "mse")
+    WAYS[way](model)
+    optimizer = optimizer_of(model)
+    assert {a.multiplier for a in optimizer.selected("backbone")} == {0.1}
+    assert {a.multiplier for a in optimizer.selected("head")} == {1.0}
+
+
+def test_freezing_reaches_the_compiled_step_without_attach():
+    model = models.sequential()
+    model.compile(LayerwiseOptimizer("sgd"), "mse")
+    fit(model, epochs=1)
+    model.optimizer.freeze("body")
+    before = numpy(model.get_layer("body").kernel)
+    fit(model, epochs=1)
+    np.testing.assert_array_equal(numpy(model.get_layer("body").kernel), before)
+
+
+def reloaded(model, tmp_path):
+    model.save(tmp_path / "m.keras")
+    return keras.models.load_model(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        reloaded,
+        lambda model, _: copy.deepcopy(model),
+        lambda model, _: pickle.loads(pickle.dumps(model)),
+    ],
+    ids=["load_model", "deepcopy", "pickle"],
+)
+def test_a_copy_can_be_asked_and_changed_at_once(again, tmp_path):
+    model = models.sequential()
+    model.compile(LayerwiseOptimizer("sgd", {"body": 0.1}), "mse")
+    fit(model, epochs=1)
+    other = again(model, tmp_path)
+    optimizer = optimizer_of(other)
+    assert optimizer is not optimizer_of(model)
+    assert optimizer.assignments == optimizer_of(model).assignments
+    optimizer.set_multiplier("body", 0.5)
+    assert optimizer.selected("body")[0].multiplier == 0.5
+    optimizer.freeze("body")
+    before = numpy(other.get_layer("body").kernel)
+    fit(other, epochs=1)
+    np.testing.assert_array_equal(numpy(other.get_layer("body").kernel), before)
+
+
+def test_an_outer_model_trains_an_inner_ones_optimizer():
+    inner = models.sequential()
+
+    class Outer(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def call(self, inputs, training=False):
+            return self.inner(inputs, training=training)
+
+    outer = Outer()
+    outer.compile(LayerwiseOptimizer("sgd", {"body": 0.5}, model=inner), "mse")
+    fit(outer, epochs=1)
+    optimizer = optimizer_of(outer)
+    assert [a.path for a in optimizer.selected("body")] == ["body/kernel", "body/bias"]
+    optimizer.freeze(["body", "bn"])
+    before = [numpy(w) for w in inner.weights[:6]]
+    fit(outer, epochs=1)
+    for value, weight in zip(before, inner.weights[:6], strict=True):
+        np.testing.assert_array_equal(numpy(weight), value)
+
+
+def test_an_optimizer_of_a_step_of_the_models_own_knows_it_too():
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = L.Dense(3, name="body"), L.Dense(2, name="head")
+            self.other_optimizer = LayerwiseOptimizer("sgd", {L.Dense: 0.5})
+
+        def call(self, inputs):
+            return self.head(self.body(inputs))
+
+    model = Two()
+    model.compile("sgd", "mse")
+    fit(model, epochs=1)
+    model.other_optimizer.build(model.body.trainable_variables)
+    assert [a.path for a in model.other_optimizer.assignments] == ["body/kernel", "body/bias"]
+
+
+def test_under_loss_scaling():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = nested()
+        model.compile(LayerwiseOptimizer("adam", {"backbone": 0.1}), "mse")
+        fit(model, epochs=1)
+        optimizer_of(model).set_multiplier("backbone", 0.2)
+        again = copy.deepcopy(model)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {a.multiplier for a in optimizer_of(model).selected("backbone")} == {0.2}
+    assert {a.multiplier for a in optimizer_of(again).selected("backbone")} == {0.2}
+
+
+def test_optimizer_of_others_is_none():
+    model = models.sequential()
+    assert optimizer_of(model) is None
+    model.compile("adam", "mse")
+    assert optimizer_of(model) is None
+
+
+def test_a_wrong_rule_is_an_error_of_fit_before_anything_trains():
+    model = nested()
+    model.compile(LayerwiseOptimizer("sgd", {"backbonne": Rule(frozen=True)}), "mse")
+    before = models.weights_of(model)
+    model.predict(models.data()[0], verbose=0)
+    with pytest.raises(RuleError, match=r"'backbonne' selects nothing.*'backbone/x1'"):
+        fit(model, epochs=1)
+    assert all((a == b).all() for a, b in zip(before, models.weights_of(model), strict=True))
+
+
+def test_the_hooks_can_be_taken_off_and_do_nothing_for_others():
+    code = """
+import keras
+plain = [vars(keras.Model.__mro__[i]).get("compile") for i in range(1, 4)]
+import keras_layerwise
+from keras_layerwise.optimizer import attachment
+assert [vars(keras.Model.__mro__[i]).get("compile") for i in range(1, 4)] != plain
+attachment.uninstall()
+assert [vars(keras.Model.__mro__[i]).get("compile") for i in range(1, 4)] == plain
+attachment.install()
+attachment.install()
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+assert "call" not in vars(model)
+"""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_that_is_gone_is_not_kept_alive():
+    import gc
+    import weakref
+
+    optimizer = LayerwiseOptimizer("sgd")
+    model = models.sequential()
+    model.compile(optimizer, "mse")
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert optimizer.plan.models == []
+    assert not [ref for ref in attachment._known if ref is None]

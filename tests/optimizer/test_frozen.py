@@ -1,0 +1,184 @@
+"""A layer that a rule freezes whole computes as with ``trainable = False``."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_layerwise import LayerwiseOptimizer, Rule, inventory
+from keras_layerwise.backend import frozen_layers
+from tests.shared import models
+from tests.shared.models import numpy, weights_of
+
+L = keras.layers
+FROZEN = Rule(frozen=True)
+
+
+def network():
+    """A stem, a body with every kind of normalisation in it, and a head."""
+    keras.utils.set_random_seed(3)
+    body = keras.Sequential(
+        [
+            keras.Input((5,)),
+            L.Dense(5, name="d", kernel_regularizer="l2"),
+            L.BatchNormalization(name="n"),
+            L.BatchNormalization(name="bare", center=False, scale=False),
+            L.Dropout(0.3, seed=7, name="drop"),
+        ],
+        name="body",
+    )
+    stem = [keras.Input((4,)), L.Dense(5, name="stem"), L.BatchNormalization(name="bn")]
+    return keras.Sequential([*stem, body, L.Dense(2, name="head")])
+
+
+def compiled(rules, still=(), **settings):
+    model = network()
+    for name in still:
+        model.get_layer(name).trainable = False
+    inner = keras.optimizers.AdamW(0.05, global_clipnorm=0.5)
+    optimizer = inner if rules is None else LayerwiseOptimizer(inner, rules, fused=False)
+    model.compile(optimizer, "mse", **settings)
+    return model
+
+
+def train(model, epochs=2):
+    x, y = models.data()
+    model.fit(x, y, epochs=epochs, batch_size=16, shuffle=False, verbose=0)
+
+
+def assert_equal(one, other):
+    for a, b in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b), err_msg=a.path)
+
+
+@pytest.mark.parametrize("still", [["body"], ["bn"], ["stem", "bn", "body"]], ids="+".join)
+def test_fit_is_that_with_trainable_off(still):
+    by_rule, by_flag = compiled(dict.fromkeys(still, FROZEN)), compiled(None, still)
+    train(by_rule)
+    train(by_flag)
+    assert_equal(by_rule, by_flag)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
+def test_train_on_batch_is_that_with_trainable_off(run_eagerly):
+    by_rule = compiled({"body": FROZEN}, run_eagerly=run_eagerly)
+    by_flag = compiled(None, ["body"], run_eagerly=run_eagerly)
+    x, y = models.data(rows=16)
+    for _ in range(3):
+        by_rule.train_on_batch(x, y)
+        by_flag.train_on_batch(x, y)
+    assert_equal(by_rule, by_flag)
+
+
+def test_a_layer_that_trains_in_part_uses_its_batches():
+    model = compiled({"*/gamma": FROZEN, "body/d": FROZEN})
+    before = [numpy(model.get_layer("bn").moving_mean), numpy(body(model, "bare").moving_mean)]
+    train(model, epochs=1)
+    after = [numpy(model.get_layer("bn").moving_mean), numpy(body(model, "bare").moving_mean)]
+    assert all((a != b).all() for a, b in zip(before, after, strict=True))
+
+
+def body(model, name):
+    return model.get_layer("body").get_layer(name)
+
+
+def test_flags_and_files_stay_the_users():
+    model = compiled({"body": FROZEN})
+    config, record = model.get_config(), inventory(model)["architecture"]
+    train(model, epochs=1)
+    assert all(layer.trainable for layer in model._flatten_layers())
+    assert len(model.trainable_weights) == 10
+    assert model.get_config() == config
+    assert inventory(model)["architecture"] == record
+    assert keras.models.clone_model(model).get_layer("body").trainable
+
+
+def test_a_change_in_mid_run_holds_for_the_averages_too():
+    model = compiled({})
+    average = body(model, "n").moving_mean
+    train(model, epochs=1)
+    model.optimizer.freeze("body")
+    before = numpy(average)
+    train(model, epochs=1)
+    np.testing.assert_array_equal(numpy(average), before)
+    model.optimizer.unfreeze("body/d/bias")
+    train(model, epochs=1)
+    np.testing.assert_array_equal(numpy(average), before)
+    model.optimizer.unfreeze("body")
+    train(model, epochs=1)
+    assert (numpy(average) != before).any()
+
+
+def test_after_a_reload(tmp_path):
+    def reloaded(model):
+        train(model, epochs=1)
+        model.save(tmp_path / "m.keras")
+        again = keras.models.load_model(tmp_path / "m.keras")
+        train(again, epochs=1)
+        return again
+
+    assert_equal(reloaded(compiled({"body": FROZEN})), reloaded(compiled(None, ["body"])))
+
+
+def test_a_model_that_is_built_by_its_first_batch():
+    class Deferred(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.d, self.n = L.Dense(3, name="d"), L.BatchNormalization(name="n")
+            self.head = L.Dense(2, name="head")
+
+        def call(self, inputs, training=False):
+            return self.head(self.n(self.d(inputs), training=training))
+
+    model = Deferred()
+    model.compile(LayerwiseOptimizer("sgd", {("d", "n"): FROZEN}), "mse")
+    train(model, epochs=1)
+    np.testing.assert_array_equal(numpy(model.n.moving_mean), 0.0)
+
+
+def test_a_loop_of_ones_own_that_knows_the_model():
+    model = network()
+    optimizer = LayerwiseOptimizer("sgd", {"body": FROZEN}, model=model)
+    before = numpy(body(model, "n").moving_mean)
+    model(models.data()[0], training=True)
+    np.testing.assert_array_equal(numpy(body(model, "n").moving_mean), before)
+    optimizer.unfreeze("body")
+    model(models.data()[0], training=True)
+    assert (numpy(body(model, "n").moving_mean) != before).any()
+
+
+def test_a_layer_trained_elsewhere_is_frozen_only_in_the_model_that_freezes_it():
+    """As a GAN's discriminator, which the generator's optimizer leaves alone."""
+    critic = keras.Sequential(
+        [keras.Input((5,)), L.BatchNormalization(name="n"), L.Dense(1, name="out")], name="critic"
+    )
+    critic.compile("sgd", "mse")
+    both = keras.Sequential([keras.Input((4,)), L.Dense(5, name="maker"), critic])
+    both.compile(LayerwiseOptimizer("sgd", {"critic": FROZEN}), "mse")
+    x = models.data()[0]
+    before = weights_of(critic)
+    both.fit(x, x[:, :1], verbose=0)
+    assert all((a == b).all() for a, b in zip(before, weights_of(critic), strict=True))
+    critic.fit(np.concatenate([x, x], 1)[:, :5], x[:, :1], verbose=0)
+    assert not any((a == b).all() for a, b in zip(before, weights_of(critic), strict=True))
+
+
+def test_another_optimizer_has_nothing_frozen():
+    model = compiled({"body": FROZEN})
+    kept = model.optimizer
+    model.compile("sgd", "mse")
+    before = numpy(body(model, "n").moving_mean)
+    train(model, epochs=1)
+    assert (numpy(body(model, "n").moving_mean) != before).any()
+    assert kept is not None
+
+
+def test_the_hook_can_be_taken_off():
+    plain = vars(keras.Layer)["trainable"]
+    model = compiled({"body": FROZEN})
+    assert vars(keras.Layer)["trainable"].fset is plain.fset
+    frozen_layers.uninstall()
+    try:
+        train(model, epochs=1)
+        assert (numpy(body(model, "n").moving_mean) != 0).any()
+    finally:
+        frozen_layers.freeze_in_calls(network(), frozenset)
