@@ -58,7 +58,7 @@ def uninstall() -> None:
     global _is_on
     with _lock:
         _is_on = False
-        own = vars(keras.Model).get("fit")
+        own: Any = vars(keras.Model).get("fit")
         if own is None or getattr(own, "_keras_layerwise", None) is not own:
             return
         del keras.Model.fit
