@@ -7,6 +7,8 @@ import json
 import statistics
 import tempfile
 import time
+import urllib.parse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,29 @@ from keras_layerwise.storage import schema
 from keras_layerwise.storage.events import EventWriter
 from tests.shared import tab_browser
 
-LAYERS, RECORDS, RUNS = 500, 10_000, 3
-STATISTICS = schema.STATISTICS[:8]
 REPEATS = 3
 WIDE = {"width": 1440, "height": 1000}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much was logged; `shown` runs are chosen."""
+
+    runs: int
+    layers: int
+    records: int
+    statistics: int
+    shown: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.runs} runs × {self.layers} layers × {self.records} records × "
+            f"{self.statistics} statistics, {self.shown} chosen"
+        )
+
+
+FEW_LONG = Size(runs=3, layers=500, records=10_000, statistics=8, shown=3)
+MANY = Size(runs=100, layers=200, records=1_000, statistics=2, shown=100)
 
 # Milliseconds from choosing a statistic until its picture is on the screen, and until that
 # picture has every record. The next change waits for it, so that each is timed by itself.
@@ -47,23 +68,47 @@ CHANGE = """async (_, name) => {
 SINCE_START = "() => performance.now()"
 
 
-def write_logs(root: Path, layers: int = LAYERS, records: int = RECORDS, runs: int = RUNS) -> None:
-    """Runs with every statistic, each record of which is a little further from the start."""
-    rows = tuple(
-        schema.Row(f"backbone/block_{i // 10}/layer_{i}", True, False, 1000) for i in range(layers)
-    )
-    series = {
-        name: schema.Series("drift", rows, name, "the initial weights") for name in STATISTICS
+# Milliseconds until a group of the tree has opened, and a cursor was moved over the pictures.
+OPEN = """async () => {
+    const item = document.querySelector("#heatmap [aria-expanded]");
+    const painted = () =>
+        new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+    const start = performance.now();
+    item.click();
+    await painted();
+    const opened = performance.now() - start;
+    const panel = document.querySelector("#heatmap .panel");
+    const box = panel.getBoundingClientRect();
+    const moves = [];
+    for (let i = 0; i < 20; i++) {
+        const at = performance.now();
+        panel.dispatchEvent(new PointerEvent("pointermove", {
+            bubbles: true, clientX: box.left + 20 + 4 * i, clientY: box.top + 10,
+        }));
+        await painted();
+        moves.push(performance.now() - at);
     }
+    return [opened, moves.sort((a, b) => a - b)[10]];
+}"""
+
+
+def write_logs(root: Path, size: Size) -> None:
+    """Runs, each record of which is a little further from the start."""
+    names = schema.STATISTICS[: size.statistics]
+    rows = tuple(
+        schema.Row(
+            f"block_{i // 10}/layer_{i}", True, False, 1000, f"block/{i // 10}/block_{i // 10}"
+        )
+        for i in range(size.layers)
+    )
+    series = {name: schema.Series("drift", rows, name, "the initial weights") for name in names}
     random = np.random.default_rng(0)
-    for run in range(runs):
-        writer = EventWriter(root / f"run{run}" / schema.DRIFT_DIR)
-        speed = np.geomspace(0.01, 1, layers)
-        for record in range(records):
-            moved = speed * np.sqrt(record + 1) * random.uniform(0.9, 1.1, layers)
-            writer.vectors(
-                [(series[name], schema.drift_tag(name), moved) for name in STATISTICS], record
-            )
+    speed = np.geomspace(0.01, 1, size.layers)
+    for run in range(size.runs):
+        writer = EventWriter(root / f"run{run:03d}" / schema.DRIFT_DIR)
+        for record in range(size.records):
+            moved = speed * np.sqrt(record + 1) * random.uniform(0.9, 1.1, size.layers)
+            writer.vectors([(series[n], schema.drift_tag(n), moved) for n in names], record)
             if record % 100 == 0:
                 writer.flush()
         writer.close()
@@ -71,9 +116,8 @@ def write_logs(root: Path, layers: int = LAYERS, records: int = RECORDS, runs: i
             raise RuntimeError(f"{writer.lost} records were lost.")
 
 
-def measure(root: Path, load_fast: bool = True) -> dict[str, Any]:
-    """Times of the first picture and of changes of the statistic, in seconds."""
-    last = max(RECORDS - 1, 0)
+def measure(root: Path, size: Size, load_fast: bool = True) -> dict[str, Any]:
+    """Times of the first picture, of changes of the statistic and of the tree, in seconds."""
     start = time.perf_counter()
     with (
         tab_browser.tensorboard(root, load_fast=load_fast) as board,
@@ -83,50 +127,59 @@ def measure(root: Path, load_fast: bool = True) -> dict[str, Any]:
         def loaded() -> bool:
             runs = json.loads(board.get("data/plugin/layerwise/runs")[2])["runs"]
             stamps = [stamp for run in runs for s in run["stamps"].values() for stamp in s]
-            return len(stamps) == RUNS * len(STATISTICS) and all(
-                stamp.startswith(f"{last}/") for stamp in stamps
+            return len(stamps) == size.runs * size.statistics and all(
+                stamp.startswith(f"{size.records - 1}/") for stamp in stamps
             )
 
         while not loaded():
             time.sleep(0.5)
         times: dict[str, Any] = {"loaded": time.perf_counter() - start}
         firsts, fromopen = [], []
+        chosen = json.dumps([f"run{i:03d}" for i in range(size.shown)])
+        address = f"#layerwise&p.layerwise.stat=l2&p.layerwise.runs={urllib.parse.quote(chosen)}"
         for _ in range(REPEATS):
             page = found.new_page(viewport=WIDE)
             start = time.perf_counter()
-            page.goto(f"{board.url}#layerwise&p.layerwise.stat=l2")
+            page.goto(board.url + address)
             frame = page.frame_locator("iframe[src*=layerwise]")
             frame.locator("body[data-statistic]").wait_for(timeout=120_000)
             fromopen.append(time.perf_counter() - start)
             firsts.append(frame.locator("body").evaluate(SINCE_START) / 1000)
-            frame.locator("body[data-drawn]").wait_for(timeout=120_000)
+            frame.locator("body[data-drawn]").wait_for(timeout=240_000)
             if len(firsts) < REPEATS:
                 page.close()
         times["first_picture"] = firsts
         times["first_picture_with_tensorboard"] = fromopen
         body = frame.locator("body")
         for name in ("change_new", "change_seen"):
-            changes = [body.evaluate(CHANGE, statistic) for statistic in STATISTICS[1:]]
+            changes = [
+                body.evaluate(CHANGE, statistic)
+                for statistic in [*schema.STATISTICS[1 : size.statistics], "l2"][-size.statistics :]
+            ]
             times[name], times[f"{name}_every_record"] = (
                 [milliseconds / 1000 for milliseconds in found]
                 for found in zip(*changes, strict=True)
             )
+        opened, moved = body.evaluate(OPEN)
+        times["open"], times["cursor"] = [opened / 1000], [moved / 1000]
         return times
 
 
-def figures(load_fast: bool) -> list[Figure]:
-    """The medians of `measure` over logs of the full size."""
-    size = f"{LAYERS} layers × {RECORDS} records × {len(STATISTICS)} statistics, {RUNS} runs"
+def figures(load_fast: bool, size: Size = FEW_LONG) -> list[Figure]:
+    """The medians of `measure` over logs of `size`."""
     with tempfile.TemporaryDirectory() as folder:
-        write_logs(Path(folder))
-        times = measure(Path(folder), load_fast)
+        write_logs(Path(folder), size)
+        times = measure(Path(folder), size, load_fast)
+    first = 2.0 if size.runs > 10 else 1.0
     return [
         Figure(f"{what}, --load_fast={load_fast}, {size}", statistics.median(times[key]), "s", most)
         for what, key, most in (
-            ("first picture", "first_picture", 2.0),
+            ("first picture", "first_picture", first),
             ("first picture, with TensorBoard's own start", "first_picture_with_tensorboard", None),
-            ("change to a statistic not yet seen", "change_new", 0.3),
+            ("change to a statistic not yet seen", "change_new", 0.5),
             ("the same until every record is drawn", "change_new_every_record", None),
-            ("change to one seen before", "change_seen", 0.3),
+            ("change to one seen before", "change_seen", 0.5),
+            ("opening a block", "open", 0.05),
+            ("moving the cursor", "cursor", 0.05),
         )
     ]

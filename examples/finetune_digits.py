@@ -10,15 +10,35 @@ batch normalization raises an alarm: its averages move all the same.
 """
 
 import argparse
+import contextlib
+import os
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-import keras_layerwise as kl
-from keras_layerwise.tables import render
+
+@contextlib.contextmanager
+def no_log_lines():
+    """Drops what TensorFlow writes to stderr while it starts, which no setting of it stops."""
+    stderr = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+with no_log_lines():
+    import keras
+
+    import keras_layerwise as kl
+    from keras_layerwise.tables import render
+
+    keras.ops.ones(1)  # the first operation looks for devices
 
 WAYS = ("one rate for all", "head only", "layer decay", "gradual unfreezing")
 EXAMPLES = 10  # of each digit to fine-tune on; the other 170 or so are for the test

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,6 +15,17 @@ import pytest
 # choice of examples by chance.
 hypothesis.settings.register_profile("deterministic", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("deterministic")
+
+
+if keras.backend.backend() == "jax":
+    import jax
+
+    # Each test has a new model, and most have the same step: JAX compiles it once and
+    # finds it here. Of this process alone, since another could read what is half written.
+    _compiled = tempfile.TemporaryDirectory()
+    jax.config.update("jax_compilation_cache_dir", _compiled.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,7 @@ def demo(tmp_path_factory):
         check=False,
     )
     assert run.returncode == 0, run.stderr
+    assert "I0000" not in run.stderr, "log lines of TensorFlow come before the demonstration's"
     return run.stdout, logs
 
 

@@ -11,20 +11,32 @@ def describe(run: Run) -> dict[str, Any]:
     """Statistics, rows and how far each series has come."""
     drift = [source for source in run.sources if source.series.kind == "drift"]
     by_topic = {topic: run.of(topic) for topic in {s.topic for s in run.sources}}
-    own = {s.series.facts.name: s.series.facts for s in drift if s.series.facts}
+    told = [schema.facts_of(source.series) for source in drift]
+    facts = {one.name: one for one in told if one}
     first = run.of(drift[0].topic) if drift else []
     return {
         "name": run.name,
         "statistics": [
             *(name for name in schema.STATISTICS if name in by_topic),
-            *(facts for facts in own if facts not in schema.STATISTICS),
+            *(name for name in facts if name not in schema.STATISTICS),
         ],
-        "facts": {name: asdict(facts) for name, facts in own.items()},
+        "facts": {name: asdict(one) for name, one in facts.items()},
         "reference": next((s.series.reference for s in drift if s.series.reference), None),
         "rows": [asdict(row) for row in run.rows(first)],
         "stamps": {topic: [s.stamp for s in sources] for topic, sources in by_topic.items()},
         "ended": max((source.ended for source in run.sources), default=None),
     }
+
+
+def with_turns(changes: list[dict[str, Any]], turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Changes, and those turns that no change of a row or of a weight below it tells already."""
+    told = {(change.get("what"), prefix) for change in changes for prefix in _above(change["row"])}
+    return [*changes, *(turn for turn in turns if (turn["what"], turn["row"]) not in told)]
+
+
+def _above(row: str) -> list[str]:
+    parts = row.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def broken(name: str, problems: list[str], error: Exception) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """Scalars that TensorBoard shows of the same training: losses, accuracies, what a user wrote."""
 
 import posixpath
+import re
 from typing import Any
 
 from tensorboard.data.provider import RunTagFilter
 
+from keras_layerwise.storage import schema
 from keras_layerwise.tab.reading import INSIDE
 
 _PLUGIN = "scalars"
-_OWN = ("drift/", "learning_rate/")  # one for each layer, which the tab has as vectors
+# One for each layer, which the tab has as vectors.
+_OWN = re.compile(r"(epoch_|batch_)?(drift|learning_rate)/")
 _MOST = 1000  # points of one curve
 
 
@@ -18,10 +21,10 @@ def tags(provider: Any, ctx: Any, experiment: str, run: str) -> dict[str, tuple[
     found = {}
     for member, listed in sorted(listing.items()):
         below = posixpath.relpath(member, run) if run != "." else member
-        if below.startswith("..") or below.count("/"):
+        if below.startswith("..") or below.count("/") or below == schema.RECORD_DIR:
             continue
         for tag in sorted(listed):
-            if not tag.startswith(_OWN):
+            if not _OWN.match(tag):
                 own = below in (".", *INSIDE)
                 found[tag if own else f"{below}/{tag}"] = (member, tag)
     return found

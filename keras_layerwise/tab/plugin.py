@@ -1,6 +1,7 @@
 """What TensorBoard loads: the routes of the tab, and nothing heavy."""
 
 import functools
+import gzip
 import json
 import struct
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from werkzeug import wrappers
 
 from keras_layerwise.storage import schema
 from keras_layerwise.tab import metrics, tables
-from keras_layerwise.tab.describing import broken, describe
+from keras_layerwise.tab.describing import broken, describe, with_turns
 from keras_layerwise.tab.reading import Matrix, Reader, UnknownRunError
 from keras_layerwise.tab.sheets import differing
 
@@ -79,13 +80,10 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     @_answering
     def _file(self, name: str, request: wrappers.Request) -> wrappers.Response:
-        path = _STATIC / name
-        return http_util.Respond(
-            request,
-            path.read_bytes(),
-            _TYPES[path.suffix],
-            expires=_DAY if name == CHARTS else 0,
-        )
+        kind = _TYPES[Path(name).suffix]
+        if name != CHARTS:
+            return http_util.Respond(request, (_STATIC / name).read_bytes(), kind)
+        return http_util.Respond(request, _charts(), kind, content_encoding="gzip", expires=_DAY)
 
     @_answering
     def _runs(self, request: wrappers.Request) -> wrappers.Response:
@@ -93,14 +91,16 @@ class LayerwisePlugin(base_plugin.TBPlugin):
         answer = []
         for run in self._reader.runs(ctx, experiment).values():
             try:
-                answer.append(
-                    describe(run)
-                    | {
-                        kind: self._reader.messages(ctx, experiment, run, kind)
-                        for kind in ("alarms", "changes")
-                    }
-                    | {"problems": run.problems}
+                alarms, changes = (
+                    self._reader.messages(ctx, experiment, run, kind)
+                    for kind in ("alarms", "changes")
                 )
+                told = {
+                    "alarms": alarms,
+                    "changes": with_turns(changes, self._reader.turns(ctx, experiment, run)),
+                    "problems": run.problems,
+                }
+                answer.append(describe(run) | told)
             except Exception as error:  # one broken run must not hide the others
                 answer.append(broken(run.name, run.problems, error))
         return http_util.Respond(request, {"runs": answer}, "application/json")
@@ -215,6 +215,12 @@ class LayerwiseLoader(base_plugin.TBLoader):
     def load(self, context: base_plugin.TBContext) -> LayerwisePlugin | None:
         """The tab; none where TensorBoard runs without a data provider."""
         return LayerwisePlugin(context) if context.data_provider is not None else None
+
+
+@functools.cache
+def _charts() -> bytes:
+    """The chart library, compressed once and better than each answer would be."""
+    return gzip.compress((_STATIC / CHARTS).read_bytes())
 
 
 def _asked_for(request: wrappers.Request) -> tuple[Any, str]:

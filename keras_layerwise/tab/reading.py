@@ -39,9 +39,6 @@ _DIRECTORIES = {
 INSIDE = tuple(sorted(set(_DIRECTORIES.values())))
 
 
-_READS = {"cosine": "falling", "mean_shift": "signed", "std_shift": "signed"}
-
-
 class UnknownRunError(LookupError):
     """A run or a series that is not there."""
 
@@ -227,10 +224,32 @@ class Reader:
         rows = run.rows(sources)
         most = limit + 1 if quick else EVERYTHING
         records, whole = self._records(ctx, experiment, run, sources, rows, most)
-        matrix = Matrix(rows, join(records, limit, reads_of(sources[0].series)), whole)
+        facts = schema.facts_of(sources[0].series)
+        matrix = Matrix(rows, join(records, limit, facts.reads if facts else "rising"), whole)
         kind = "whole" if whole else "quick"
         self._cache.put((kind, *key), matrix, matrix.columns.values.nbytes + 200 * len(rows))
         return matrix
+
+    def turns(self, ctx: Any, experiment: str, run: Run) -> list[dict[str, Any]]:
+        """Rows that were frozen or unfrozen while they were watched, as changes.
+
+        These are seen at the first record after they happened.
+        """
+        sources = run.of("frozen")
+        key = ("turns", experiment, _stamps(sources), tuple(run.names.items()))
+        found: list[dict[str, Any]] | None = self._cache.get(key)
+        if found is None:
+            rows = run.rows(sources)
+            records, _ = self._records(ctx, experiment, run, sources, rows, EVERYTHING)
+            found = []
+            before = np.array([row.frozen for row in rows], np.float32)
+            for step, states in zip(records.steps.tolist(), records.values, strict=True):
+                for i in np.flatnonzero((states != before) & ~np.isnan(states)):
+                    what = "frozen" if states[i] else "unfrozen"
+                    found.append(schema.change(what, rows[i].name, step, None, None))
+                before = np.where(np.isnan(states), before, states)
+            self._cache.put(key, found, 1000 * (len(found) + 1))
+        return found
 
     def records(
         self, ctx: Any, experiment: str, run: Run, topic: str
@@ -322,13 +341,6 @@ def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
         key: value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)
         for key, value in message.items()
     }
-
-
-def reads_of(series: schema.Series) -> str:
-    """Which value of the series means the most movement: falling, signed or rising."""
-    if series.facts is not None:
-        return series.facts.reads
-    return _READS.get(series.statistic or "", "rising")
 
 
 def _stamps(sources: Iterable[Source]) -> tuple[tuple[str, str, str], ...]:

@@ -1,21 +1,23 @@
-"""A run's record as the page shows it: every field checked, so that it can not break a picture."""
+"""A run's record as the page shows it: plain values that can not break a picture."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from keras_layerwise.storage.record import Record
 from keras_layerwise.storage.values import flat
 
 EVENTS = ("timeline", "changes", "overrides", "violations", "resumptions")
+_ASSIGNMENTS = "training/assignments/"
 _TEXTS = ("status", "started", "ended", "error")
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A record in plain, checked values.
+    """A record in plain values.
 
     Attributes:
         values: each hyperparameter by key, as JSON text: in JavaScript 1 and 1.0 are one number.
@@ -24,7 +26,7 @@ class Sheet:
         fingerprints: by kind.
         events: what happened, each with its ``kind``, ``step`` and ``text``.
         layers: names of layers in the record to those in the process that trained.
-        problems: what was left out because it is not what it should be.
+        multipliers: of each layer the largest of its weights; 0 where all are frozen.
     """
 
     values: Mapping[str, str]
@@ -33,7 +35,7 @@ class Sheet:
     fingerprints: Mapping[str, str]
     events: list[dict[str, Any]]
     layers: Mapping[str, str]
-    problems: list[str] = field(default_factory=list)
+    multipliers: Mapping[str, float]
 
     def to_json(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
         """What the page is told; of the values those of `keys`."""
@@ -44,7 +46,7 @@ class Sheet:
 
 
 def sheet(message: Any) -> Sheet:
-    """Checks what a run wrote as its record.
+    """Reads what a run wrote as its record.
 
     Raises:
         ValueError: where it is no record at all.
@@ -56,39 +58,30 @@ def sheet(message: Any) -> Sheet:
         values = {sys.intern(str(key)): sys.intern(_text(value)) for key, value in found.items()}
     except RecursionError as error:
         raise ValueError("The record is nested too deeply to be read.") from error
-    problems: list[str] = []
-
-    def checked(name: str, value: Any, accepted: Any, otherwise: Any) -> Any:
-        if isinstance(value, accepted):
-            return value
-        problems.append(f"{name} of the record is {_text(value):.80}")
-        return otherwise
-
-    def members(name: str, value: Any, accepted: Any) -> dict[str, Any]:
-        mapping = checked(name, value, dict, {})
-        found = {
-            key: checked(f"{name}/{key}", inner, accepted, None) for key, inner in mapping.items()
-        }
-        return {key: inner for key, inner in found.items() if inner is not None}
-
-    results = {
-        kind: members(f"results/{kind}", inner, (int, float, str))
-        for kind, inner in members("results", record.results, dict).items()
-    }
-    events = []
-    for kind in EVENTS:
-        for i, event in enumerate(checked(kind, getattr(record, kind), list, [])):
-            if checked(f"{kind}[{i}]", event, dict, None) is not None:
-                events.append(_event(kind, event))
     return Sheet(
         values,
-        {name: checked(name, getattr(record, name), (str, type(None)), None) for name in _TEXTS},
-        results,
-        members("fingerprints", record.fingerprints, str),
-        events,
-        members("layers", record.layers, str),
-        problems,
+        {name: getattr(record, name) for name in _TEXTS},
+        {
+            kind: _members(inner, (int, float, str))
+            for kind, inner in _members(record.results, dict).items()
+        },
+        _members(record.fingerprints, str),
+        [
+            *(_event(kind, event) for kind in EVENTS for event in getattr(record, kind)),
+            *(
+                _event("phases", {"step": phase.get("step"), **change})
+                for phase in record.phases
+                for change in phase.get("changes") or ()
+                if isinstance(change, dict)
+            ),
+        ],
+        _members(record.layers, str),
+        _multipliers(values),
     )
+
+
+def _members(mapping: Mapping[str, Any], accepted: Any) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if isinstance(value, accepted)}
 
 
 def stable_names(message: Any) -> dict[str, str]:
@@ -104,6 +97,19 @@ def differing(sheets: Iterable[Sheet]) -> list[str]:
     listed = list(sheets)
     keys = dict.fromkeys(key for one in listed for key in one.values)
     return [key for key in keys if len({one.values.get(key) for one in listed}) > 1]
+
+
+def _multipliers(values: Mapping[str, str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, text in values.items():
+        if not (key.startswith(_ASSIGNMENTS) and key.endswith("/multiplier")):
+            continue
+        weight = key.removesuffix("/multiplier")
+        layer = weight.removeprefix(_ASSIGNMENTS).rpartition("/")[0]
+        with contextlib.suppress(ValueError):  # one with a rate of its own has no multiplier
+            value = 0.0 if values.get(f"{weight}/frozen") == "true" else float(text)
+            found[layer] = max(found.get(layer, 0.0), value)
+    return found
 
 
 def _event(kind: str, event: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 30.0  # seconds until something is taken to have failed; nothing is timed by it
+PATIENCE = 120.0  # seconds until something is taken to have failed; nothing is timed by it
 DRAWN = "body[data-drawn]"
+STRIP = 10  # pixels of a panel before its first column
 
 
 def free_port():
@@ -108,3 +109,39 @@ def tab(page):
     frame = page.frame_locator("iframe[src*='plugin_entry.html?name=layerwise']")
     frame.locator(DRAWN).wait_for(timeout=PATIENCE * 1000)
     return frame
+
+
+def opened(page, board, **choices):
+    query = "".join(f"&p.layerwise.{k}={urllib.parse.quote(v)}" for k, v in choices.items())
+    page.goto(f"{board.url}#layerwise{query}")
+    return tab(page)
+
+
+def chosen(page):
+    """The choices in the address."""
+    parts = [part.partition("=") for part in page.url.partition("#")[2].split("&")[1:]]
+    return {k.removeprefix("p.layerwise."): urllib.parse.unquote(v) for k, _, v in parts}
+
+
+def settle(frame, act):
+    """Acts, and waits until the page has drawn what followed."""
+    before = frame.locator("body").get_attribute("data-drawn")
+    act()
+    frame.locator(f"body[data-drawn]:not([data-drawn='{before}'])").wait_for()
+
+
+def labels(frame):
+    items = frame.locator("#heatmap .item")
+    return items.evaluate_all("all => all.map(e => e.title)")
+
+
+def point_at(page, frame, row, column, columns, panel=0):
+    """Moves the mouse to the middle of a cell of the heat-map; `row` by its label."""
+    plot = frame.locator("#heatmap .panel").nth(panel)
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    names = labels(frame)
+    page.mouse.move(
+        box["x"] + STRIP + (box["width"] - STRIP) * (column + 0.5) / columns,
+        box["y"] + box["height"] * (names.index(row) + 0.5) / len(names),
+    )

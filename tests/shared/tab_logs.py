@@ -53,13 +53,13 @@ def _write_messages(writer, kind, tag, messages):
         writer.messages(schema.Series(kind), tag, own, step)
 
 
-def write_record(run, user, status="finished", weights=("start", "end"), **fields):
+def write_record(run, user, status="finished", weights=("start", "end"), training=None, **fields):
     prints = ("hyperparameters", "runtime", "initial_weights", "final_weights")
     sources = (repr(user), "machine", *weights)
     record = Record(
         {
             "architecture": {"model": {"name": "net"}},
-            "training": {"optimizer": {"name": "adam", "learning_rate": 0.001}},
+            "training": training or {"optimizer": {"name": "adam", "learning_rate": 0.001}},
             "regularization": {},
             "runtime": {"python": "3.12"},
             "user": user,
@@ -115,3 +115,55 @@ def write_broken_runs(root):
     odd = {"what": "multiplier", "row": "a", "step": 1, "old": [None], "new": {"a": []}}
     write_message(root / "bad-change", "changes", schema.CHANGES, json.dumps(odd))
     return [*records, "bad-alarm", "bad-change"]
+
+
+def network(blocks=17, frozen=()):
+    """Rows of a network as its outline tells its parts; the layers of `frozen` parts are frozen."""
+    parts = {"stem": ["stem/conv"]}
+    kinds = ("expand", "expand_BN", "depthwise", "depthwise_BN", "project", "project_BN")
+    for i in range(blocks):
+        parts[f"block/{i}/block_{i}"] = [f"block_{i}/{kind}" for kind in kinds]
+    parts |= {"neck": ["norm_BN"], "head": ["classes"]}
+    found = []
+    for part, layers in parts.items():
+        for layer in layers:
+            found.append(schema.Row(layer, True, part in frozen, 100, part))
+            if layer.endswith("BN"):
+                name = f"{layer} (non-trainable)"
+                found.append(schema.Row(name, False, part in frozen, 20, part))
+    return tuple(found)
+
+
+def write_scalars(run, tag, steps, values):
+    """A metric as TensorBoard's own callback writes it."""
+    metadata = SummaryMetadata(
+        plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
+    )
+    with writing(run) as writer:
+        for step, number in zip(steps, values, strict=True):
+            tensor = TensorProto(dtype=1, tensor_shape={}, float_val=[number])
+            value = Summary.Value(tag=tag, tensor=tensor)
+            value.metadata.CopyFrom(metadata)
+            writer.summary(Summary(value=[value]), step)
+
+
+def write_sweep(root, runs, statistics=("l2",), records=20, layers=None):
+    """Runs that differ in their rate, the higher the further they move."""
+    layers = layers or network(4, frozen=["stem"])
+    steps = np.arange(records) * 10
+    still = np.array([row.frozen for row in layers])
+    for i in range(runs):
+        rate = 10.0 ** (-4 + 3 * i / max(runs - 1, 1))
+        values = growing(steps, len(layers), seed=i) * rate * 100
+        values[:, still] = 0
+        run = root / f"a-long-common-name-of-a-sweep/trial-{i:03d}"
+        write_drift(run, statistics, layers, steps, dict.fromkeys(statistics, values))
+        assignments = {
+            row.name: {"kernel": {"multiplier": 0.9 ** (len(layers) - j), "frozen": row.frozen}}
+            for j, row in enumerate(layers)
+            if row.trainable
+        }
+        user = {"rate": rate, "way": "even" if i % 2 == 0 else "odd"}
+        training = {"learning_rate": rate, "assignments": assignments}
+        results = {"final": {"loss": (i - 10.2) ** 2, "accuracy": 1 - i / runs}}
+        write_record(run, user, training=training, results=results)

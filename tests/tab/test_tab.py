@@ -112,6 +112,13 @@ def logdir(tmp_path_factory, values):
         )
         renamed = {"dense": layer} if layer != "dense" else {}
         write_record(root / "stable" / name, {"name": name}, layers=renamed)
+    with writing(root / "turns" / schema.DRIFT_DIR) as writer:
+        model = rows("a", "b", "c", frozen=["a", "b"])
+        series, tag = schema.Series("frozen", model), schema.frozen_tag(model)
+        for step, states in [(0, [1, 1, 0]), (10, [0, 1, 0]), (20, [0, 0, 1])]:
+            writer.vector(series, tag, states, step)
+    changes = [schema.change("unfrozen", "b/kernel", 15, None, None)]
+    write_rates(root / "turns", rows("b/kernel"), [0], [[1]], changes)
     torn = root / "torn" / schema.DRIFT_DIR
     write_drift(root / "torn", ["l2"], rows("a"), [0, 1], {"l2": [[1], [2]]})
     (file,) = torn.iterdir()
@@ -255,6 +262,11 @@ class TestRuns:
         runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
         assert [alarm["row"] for alarm in runs["said_twice"]["alarms"]] == ["a", "b"]
 
+    def test_what_was_frozen_or_unfrozen_in_between_is_told_once(self, board):
+        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        told = {(c["what"], c["row"], c["step"]) for c in runs["turns"]["changes"]}
+        assert told == {("unfrozen", "b/kernel", 15), ("unfrozen", "a", 10), ("frozen", "c", 20)}
+
     def test_a_torn_file_shows_what_is_whole(self, board):
         header, found = matrix(board, run="torn", topic="l2", columns=100)
         assert header["first"] == [0]
@@ -334,14 +346,9 @@ class TestOneBadRun:
         assert len(names) == 9
         answer = ask(board, "records", run=names)
         assert answer["records"]["good"]["results"] == {}
-        assert set(answer["problems"]) == {"broken/too-deep", "broken/no-json"}
-        bad = answer["records"]["broken/null-in-timeline"]
-        assert bad["events"] == []
-        assert bad["problems"] == [
-            "results/final of the record is [1]",
-            "timeline[0] of the record is null",
-        ]
-        assert len(answer["records"]["broken/wrong-everywhere"]["problems"]) == 3
+        broken = {f"broken/{name}" for name in ("bad-alarm", "bad-change")}
+        assert set(answer["problems"]) == set(names) - {"good"} - broken
+        assert "'timeline' can not be [None]" in answer["problems"]["broken/null-in-timeline"]
 
     def test_what_is_no_mark_is_a_problem_of_its_run(self, board):
         runs = {run["name"]: run for run in ask(board, "runs")["runs"]}

@@ -1,475 +1,220 @@
 // The page: choices in, pictures out.
 
-import { saveImage, theme } from "./charts.js";
-import { csvUrl, fetchMatrix, fetchRecord, fetchRuns } from "./data.js";
-import { byId, count, el, float32, refill, stepText, unseen } from "./dom.js";
-import { columnAt, columnsFor, drawHeatmap } from "./heatmap.js";
-import { listen, onAddress, onTheme, readChoices, writeChoices } from "./host.js";
-import { drawHyperparameters, statusBadge } from "./hyperparameters.js";
-import { drawLines } from "./lines.js";
-import { MARKS, STATES, marksOf, stateOf } from "./marks.js";
-import { STATISTICS, colourScale } from "./scale.js";
+import { alarmsOf, showAlarms } from "./alarms.js";
+import { colourAt, theme } from "./charts.js";
+import { choices, keep, listOf, takeAddress, toggled } from "./choices.js";
+import { showComparison, showForgetting, showLines, showRates, showRatios, showRecords, showSweep } from "./cards.js";
+import { beat, fetchMatrices, fetchRecords, fetchRuns } from "./data.js";
+import { byId } from "./dom.js";
+import { drawnPicture, hideTooltip, onZoomed, openAll, showDrift, showTables } from "./drift.js";
+import { columnsFor } from "./heatmap.js";
+import { DISTANCES, heldStates } from "./held.js";
+import { listen, onAddress, onTheme, readChoices, tensorBoardFilter } from "./host.js";
+import { marksOf } from "./marks.js";
+import { saveChart, saveHeatmap } from "./pictures.js";
+import { LABELS, kindOf } from "./scale.js";
+import { FIELDS, RADIOS, showControls, showKey, showRuns } from "./side.js";
+import { matcher } from "./text.js";
+import { treeOf } from "./tree.js";
 
 const RUNS_AT_FIRST = 6; // more pictures than this are asked for, not shown unasked
-const TABLE_COLUMNS = 7;
-const ALARMS_SHOWN = 8;
+const HEARTBEAT = 10_000; // milliseconds
 const IDLE = 400; // milliseconds at rest before every record is read
 
-const DEFAULTS = { runs: "", stat: "", scale: "linear", relative: "all", layers: "[]", filter: "", runfilter: "" };
-
-let choices = { ...DEFAULTS };
 let runs = null; // until the first answer
 let look = theme(false);
-let cellAt = null;
-let drawn = null; // what the picture shows: {panels, rows, scale, statistic}
 let library = null; // a promise of the chart library
 let turn = 0; // answers to older questions are dropped
+let answered = null; // when the server last did
 
-function list(text) {
-  try {
-    const parsed = JSON.parse(text);
-    return Array.isArray(parsed) ? parsed.filter((item) => typeof item === "string") : [];
-  } catch {
-    return [];
-  }
-}
-
-const selectedLayers = () => list(choices.layers);
+const marked = new WeakMap();
+const marks = (run) => marked.get(run) ?? marked.set(run, marksOf(run)).get(run);
+const colourOf = (run) => colourAt(look, runs.indexOf(run));
 
 function chosenRuns() {
-  const names = choices.runs ? list(choices.runs) : runs.slice(0, RUNS_AT_FIRST).map((run) => run.name);
+  const names = choices.runs ? listOf("runs") : runs.slice(0, RUNS_AT_FIRST).map((run) => run.name);
   const wanted = new Set(names);
   return runs.filter((run) => wanted.has(run.name));
 }
 
-function listedRuns() {
-  const wanted = choices.runfilter.toLowerCase();
-  return runs.filter((run) => run.name.toLowerCase().includes(wanted));
+const listedRuns = () => runs.filter((run) => matcher(choices.runfilter)(run.name));
+
+function statistics(chosen) {
+  const logged = new Set(chosen.flatMap((run) => run.statistics));
+  const known = Object.keys(LABELS).filter((name) => logged.has(name));
+  const own = [...logged].filter((name) => !known.includes(name));
+  return [...known, ...own, ...(chosen.some((run) => run.stamps.rates) ? ["rates"] : [])];
 }
 
-function statistics() {
-  const logged = new Set(chosenRuns().flatMap((run) => run.statistics));
-  return Object.keys(STATISTICS).filter((name) => logged.has(name));
-}
-
-function statistic() {
-  const logged = statistics();
-  return logged.includes(choices.stat) ? choices.stat : logged.find((s) => s === "relative_l2") ?? logged[0];
+function statistic(chosen) {
+  const logged = statistics(chosen);
+  if (logged.includes(choices.stat)) return choices.stat;
+  return ["relative_l2", "l2"].find((name) => logged.includes(name)) ?? logged[0];
 }
 
 function choose(change) {
-  choices = { ...choices, ...change };
-  keepChoices();
+  keep(change);
   return refresh();
 }
 
-function keepChoices() {
-  const changed = Object.entries(choices).filter(([key, value]) => value !== DEFAULTS[key]);
-  writeChoices(Object.fromEntries(changed));
-}
+const pickLayer = (name) => choose(toggled("layers", name));
 
-// The choices on the left ----------------------------------------------------
-
-function showControls() {
-  const chosen = new Set(chosenRuns());
-  refill(
-    byId("runs"),
-    listedRuns().map((run) => {
-      const box = el("input", { type: "checkbox", checked: chosen.has(run), "data-key": run.name });
-      box.addEventListener("change", () => toggleRun(run));
-      const alarms = alarmsOf(run).length ? count(alarmsOf(run).length, "alarm") : "";
-      const problems = run.problems.join("\n");
-      return el(
-        "label",
-        { className: "run" },
-        box,
-        el("span", { className: "name", title: run.name }, el("bdi", {}, run.name)),
-        alarms ? el("span", { className: "alarm", title: alarms }, "⚠ ", unseen(alarms)) : null,
-        problems ? el("span", { title: problems }, "⚠ ", unseen("not all of it can be read")) : null
-      );
-    })
-  );
-  byId("run-count").textContent = runs.length ? `${chosen.size} of ${count(runs.length, "run")} chosen` : "";
-  const current = statistic();
-  const options = statistics().map((name) =>
-    el("option", { value: name, selected: name === current }, STATISTICS[name].label)
-  );
-  byId("statistic").replaceChildren(...options);
-  byId("statistic").disabled = !options.length;
-  byId("statistic-hint").textContent = current ? STATISTICS[current].hint : "";
-  const references = new Set(chosenRuns().map((run) => run.reference).filter(Boolean));
-  byId("reference").textContent = references.size ? `w₀: ${[...references].join("; ")}` : "";
-  for (const name of ["scale", "relative"]) {
-    for (const radio of document.getElementsByName(name)) radio.checked = radio.value === choices[name];
-  }
-  for (const [id, key] of [["layer-filter", "filter"], ["run-filter", "runfilter"]]) {
-    if (byId(id) !== document.activeElement) byId(id).value = choices[key];
-  }
-}
-
-function toggleRun(run) {
-  const names = new Set(chosenRuns().map((other) => other.name));
-  if (!names.delete(run.name)) names.add(run.name);
-  choose({ runs: JSON.stringify([...names]) });
-}
-
-function showKey() {
-  const entry = (glyph, text, kind = "") => el("li", {}, el("span", { className: `glyph ${kind}` }, glyph), text);
-  const changes = new Map(Object.values(MARKS).filter((m) => !m.alarm).map((m) => [m.glyph, m.label]));
-  changes.set(MARKS.multiplier.glyph, "rate or decay changed");
-  byId("key").replaceChildren(
-    entry("⚠", "a run or layer with an alarm", "alarm"),
-    ...Object.values(MARKS).filter((mark) => mark.alarm).map((mark) => entry(mark.glyph, mark.label, "alarm")),
-    ...[...changes].map(([glyph, label]) => entry(glyph, label)),
-    ...Object.values(STATES).map(({ glyph, label }) => entry(glyph, label)),
-    entry("", "no value, or 0 on a logarithmic scale", "gap")
-  );
+async function showLayer(name) {
+  await choose({ layers: JSON.stringify([...new Set(listOf("layers")).add(name)]), filter: "" });
+  byId("lines-card").scrollIntoView({ behavior: "smooth", block: "nearest" });
 }
 
 function showProblems(problems) {
-  byId("problems").replaceChildren(...problems.map((text) => el("p", {}, `⚠ ${text}`)));
+  const unique = [...new Set(problems)];
+  const shown = unique.slice(0, 6).map((text) => Object.assign(document.createElement("p"), { textContent: `⚡ ${text}` }));
+  if (unique.length > 6) shown.push(Object.assign(document.createElement("p"), { textContent: `and ${unique.length - 6} more; the list of runs marks each` }));
+  byId("problems").replaceChildren(...shown);
 }
 
-// The pictures ---------------------------------------------------------------
-
-function unionRows(panels) {
-  const names = [];
-  const known = new Set();
-  for (const { matrix } of panels) {
-    let at = 0;
-    for (const name of matrix.rows) {
-      if (known.has(name)) {
-        at = names.indexOf(name) + 1;
-        continue;
-      }
-      names.splice(at++, 0, name);
-      known.add(name);
-    }
-  }
-  return names;
-}
-
-async function matricesOf(chosen, topic, columns, quick, problems) {
-  const answers = await Promise.allSettled(
-    chosen.map(async (run) => ({ run, matrix: await fetchMatrix(run, topic, columns, quick) }))
-  );
-  answers.forEach((answer, i) => {
-    if (answer.status === "rejected") problems.push(`${chosen[i].name}: ${answer.reason.message}`);
+function sideOf(chosen, records) {
+  showRuns({
+    runs, listed: listedRuns(), chosen: new Set(chosen), records, colourOf,
+    alarmsOf: (run) => alarmsOf(run, marks(run)).length,
+    onRun: (run) => {
+      const names = new Set(chosenRuns().map((other) => other.name));
+      if (!names.delete(run.name)) names.add(run.name);
+      choose({ runs: JSON.stringify([...names]) });
+    },
   });
-  return answers.flatMap((answer) => (answer.status === "fulfilled" ? [answer.value] : []));
 }
 
 async function refresh() {
   if (!runs) return;
   const mine = ++turn;
-  showControls();
+  const stale = () => mine !== turn;
   const chosen = chosenRuns();
-  const current = statistic();
+  const current = statistic(chosen);
+  const facts = Object.assign({}, ...chosen.map((run) => run.facts));
+  const kind = current && kindOf(current, facts);
+  showControls({
+    statistics: statistics(chosen).map((name) => [name, kindOf(name, facts).label]), current, kind,
+    references: [...new Set(chosen.map((run) => run.reference).filter(Boolean))],
+  });
+  sideOf(chosen, {});
+  showEmpty(chosen, current);
+  showAlarms(chosen.map((run) => ({ run, marks: marks(run) })), showLayer);
   const problems = chosen.flatMap((run) => run.problems.map((text) => `${run.name}: ${text}`));
+  const asked = fetchRecords(chosen).catch((error) => ({ records: {}, problems: {}, same: 0, failed: error.message }));
+  const columns = columnsFor(byId("heatmap").clientWidth || byId("drift-card").clientWidth, chosen.length);
+  const shared = { chosen, columns, kind, statistic: current, look, colourOf, stale, choose, pickLayer, library, tree: treeOf(chosen) };
+  if (current) await showPictures(shared, problems);
+  else showProblems(problems);
+  const answer = await asked;
+  if (stale()) return;
+  if (answer.failed) showProblems([...problems, answer.failed]);
+  sideOf(chosen, answer.records);
+  await library;
+  if (stale()) return;
+  const whole = { ...shared, ...answer, panels: drawnPicture()?.panels ?? [], scale: drawnPicture()?.scales.weights };
+  await Promise.all([showSweep(whole), showRecords(whole)]);
+  if (stale()) return;
+  await Promise.all([showRates(whole), showForgetting(whole), showRatios(whole), showComparison(whole)]);
+  if (!stale()) document.body.dataset.drawn = String(mine);
+}
+
+function showEmpty(chosen, current) {
+  byId("loading").hidden = true;
   byId("empty").hidden = runs.length > 0;
   for (const id of ["drift-card", "lines-card"]) byId(id).hidden = !current;
-  byId("hyperparameters-card").hidden = !chosen.length;
   byId("nothing").hidden = !runs.length || Boolean(current);
   byId("nothing").textContent = chosen.length
     ? "None of the chosen runs has drift: add WeightDrift to its callbacks. Its learning rates are also under Scalars."
     : "No run is chosen: choose one in the list of runs.";
-  showAlarms(chosen);
-  const records = showRecords(chosen, () => mine === turn);
-  if (current) {
-    const logged = chosen.filter((run) => run.statistics.includes(current));
-    const columns = columnsFor(byId("heatmap").clientWidth, logged.length);
-    for (const quick of [true, false]) {
-      if (!quick) await pause(IDLE);
-      if (mine !== turn) return;
-      const found = [...problems];
-      const answers = await matricesOf(logged, current, columns, quick, found);
-      await library;
-      if (mine !== turn) return;
-      const panels = answers.map((panel) => ({ ...panel, marks: marksOf(panel.run) }));
-      await showDrift(panels, current);
-      showProblems(found);
-      await showLines(panels, current, columns, mine);
-      if (mine !== turn || panels.every((panel) => panel.matrix.exact)) break;
+}
+
+// A quick first view, then every record; what is already whole is drawn once.
+async function showPictures(shared, problems) {
+  const { chosen, columns, statistic: current, stale, tree } = shared;
+  const logged = chosen.filter((run) => run.stamps[current]);
+  for (const quick of [true, false]) {
+    if (!quick) await new Promise((resolve) => setTimeout(resolve, IDLE));
+    if (stale()) return;
+    const answers = await fetchMatrices(logged, current, columns, quick);
+    if (stale()) return;
+    const found = answers.filter(({ matrix }) => matrix);
+    const whole = found.every(({ matrix }) => matrix.exact);
+    const distances = whole ? await distancesOf(found, current, columns) : new Map();
+    if (stale()) return;
+    const panels = found.map(({ run, matrix }) => ({
+      run, matrix, marks: marks(run), colour: colourOf(run),
+      held: distances.has(run) ? heldStates(run, distances.get(run), marks(run)) : null,
+    }));
+    byId("drift-card").removeAttribute("aria-busy");
+    showDrift({ ...shared, panels: panels.map((panel) => ratesByLayer(panel, current)), onPick: shared.pickLayer, tree });
+    showProblems([...problems, ...answers.filter(({ error }) => error).map(({ run, error }) => `${run.name}: ${error}`)]);
+    await library;
+    if (stale()) return;
+    await showLines({ ...shared, panels });
+    if (whole) return;
+  }
+}
+
+// Rates are of weights, the tree is of layers: each layer takes the largest of its weights.
+function ratesByLayer(panel, current) {
+  if (current !== "rates") return panel;
+  const { matrix } = panel;
+  const members = new Map();
+  for (const name of matrix.rows) {
+    for (let end = name.length; end > 0; end = name.lastIndexOf("/", end - 1)) {
+      const layer = name.slice(0, end);
+      members.set(layer, [...(members.get(layer) ?? []), name]);
     }
-  } else {
-    showProblems(problems);
   }
-  await records;
-  if (mine === turn) document.body.dataset.drawn = String(mine);
-}
-
-async function showDrift(panels, current) {
-  const wanted = choices.filter.toLowerCase();
-  const every = unionRows(panels);
-  const rows = every.filter((name) => name.toLowerCase().includes(wanted));
-  byId("layer-count").textContent =
-    rows.length === every.length ? count(every.length, "row") : `${rows.length} of ${count(every.length, "row")}`;
-  const values = panels.flatMap(({ matrix }) => rows.map((name) => matrix.row(name)).filter(Boolean));
-  const scale = colourScale(current, values, {
-    logarithmic: choices.scale === "log",
-    relative: choices.relative === "layer",
-  });
-  drawn = { panels, rows, scale, statistic: current };
-  byId("layer-names").replaceChildren(...every.map((name) => el("option", { value: name })));
-  byId("drift-csv").href = csvUrl(panels.map((panel) => panel.run), current);
-  byId("drift-note").textContent = noteOf(panels);
-  const chart = byId("heatmap");
-  chart.hidden = !rows.length || !panels.length;
-  chart.setAttribute("aria-label", summaryOf(panels, rows, current));
-  if (!chart.hidden) {
-    const view = JSON.stringify([panels.map(({ run }) => run.name), rows.length]);
-    cellAt = await drawHeatmap(chart, { panels, rows, scale, selected: new Set(selectedLayers()), look, view });
-    wire(chart);
-  }
-  showTables();
-  document.body.dataset.statistic = current;
-}
-
-function noteOf(panels) {
-  const joined = panels.some(({ matrix }) => matrix.first.some((step, i) => step !== matrix.last[i]));
-  if (panels.some(({ matrix }) => !matrix.exact)) return "First view; reading every record…";
-  return joined ? "Each column joins several records and shows the one that stands out most." : "";
-}
-
-function summaryOf(panels, rows, current) {
-  const alarms = panels.reduce((sum, { marks }) => sum + marks.filter((mark) => mark.alarm).length, 0);
-  const records = panels.map(({ run, matrix }) => `${run.name} up to step ${stepText(matrix.last.at(-1) ?? 0)}`);
-  return (
-    `Heat map of ${STATISTICS[current].label}: ${count(rows.length, "row")}, ${records.join("; ")}. ` +
-    `${count(alarms, "alarm")}. The values are in the table below.`
-  );
-}
-
-function wire(chart) {
-  if (chart.dataset.wired) return;
-  chart.dataset.wired = "yes";
-  chart.on("plotly_hover", ({ points, event }) => {
-    const cell = cellAt?.(points[0]);
-    if (cell) showTooltip(cell, event);
-  });
-  chart.on("plotly_unhover", hideTooltip);
-  chart.on("plotly_click", ({ points }) => {
-    const cell = cellAt?.(points[0]);
-    if (cell) toggleLayer(cell.name);
-  });
-}
-
-function spanOf(matrix, column) {
-  const [first, last] = [matrix.first[column], matrix.last[column]];
-  return first === last ? `step ${stepText(first)}` : `steps ${stepText(first)}–${stepText(last)}`;
-}
-
-function showTooltip({ panel, name, column, state }, { clientX, clientY }) {
-  const { matrix, run, marks } = panel;
-  const row = matrix.row(name);
-  const here = marks.filter((mark) => mark.row === name && columnAt(matrix, mark.step) === column);
-  const tooltip = byId("tooltip");
-  const info = run.rows.find((other) => other.name === name);
-  const facts = [
-    run.name,
-    info ? count(info.parameters, "parameter") : null,
-    state ? STATES[state].label : null,
-  ].filter(Boolean);
-  tooltip.replaceChildren(
-    el("strong", {}, name),
-    el("div", { className: "value" }, row ? float32(row[column]) : "not logged for this run"),
-    el("div", { className: "step" }, spanOf(matrix, column)),
-    el("div", { className: "hint" }, facts.join(" · ")),
-    ...here.map((mark) => el("div", { className: mark.alarm ? "alarm" : "" }, `${mark.glyph} ${mark.text}`))
-  );
-  tooltip.hidden = false;
-  const { width, height } = tooltip.getBoundingClientRect();
-  const x = clientX + 16 + width > window.innerWidth ? clientX - 16 - width : clientX + 16;
-  const y = Math.min(clientY + 16, window.innerHeight - height - 8);
-  tooltip.style.left = `${Math.max(8, x)}px`;
-  tooltip.style.top = `${Math.max(8, y)}px`;
-}
-
-function hideTooltip() {
-  byId("tooltip").hidden = true;
-}
-
-function toggleLayer(name) {
-  const names = new Set(selectedLayers());
-  if (!names.delete(name)) names.add(name);
-  choose({ layers: JSON.stringify([...names]) });
-}
-
-// The same values for who does not see the picture, and a way to choose layers by key.
-function showTables() {
-  if (!byId("table").open || !drawn) return;
-  const { panels, rows, statistic: current } = drawn;
-  const selected = new Set(selectedLayers());
-  refill(
-    byId("tables"),
-    panels.map(({ run, matrix, marks }) => {
-      const columns = matrix.first.length;
-      const number = Math.min(TABLE_COLUMNS, columns);
-      const shown = Array.from({ length: number }, (_, i) =>
-        number === 1 ? 0 : Math.round((i * (columns - 1)) / (number - 1))
-      );
-      const info = new Map(run.rows.map((row) => [row.name, row]));
-      const body = rows.filter((name) => matrix.row(name)).map((name) => {
-        const key = JSON.stringify([run.name, name]);
-        const button = el("button", { type: "button", className: "layer", "data-key": key }, name);
-        button.setAttribute("aria-pressed", selected.has(name));
-        button.addEventListener("click", () => toggleLayer(name));
-        const state = info.has(name) ? stateOf(info.get(name), marks) : null;
-        const alarms = marks.filter((mark) => mark.alarm && mark.row === name);
-        const row = matrix.row(name);
-        return el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, button),
-          el("td", {}, state ? STATES[state].label : "trainable"),
-          el("td", { className: alarms.length ? "alarm" : "" }, [...new Set(alarms.map((m) => `${m.glyph} ${m.label}`))].join(", ")),
-          ...shown.map((column) => el("td", { className: "number" }, float32(row[column])))
-        );
-      });
-      return el(
-        "div",
-        { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `Values of ${run.name}` },
-        el(
-          "table",
-          { className: "sheet values" },
-          el("caption", {}, `${run.name}: ${STATISTICS[current].label}, ${number} of ${count(columns, "column")}; the CSV has every record`),
-          el(
-            "thead",
-            {},
-            el(
-              "tr",
-              {},
-              ...["Layer", "State", "Alarms"].map((text) => el("th", { scope: "col" }, text)),
-              ...shown.map((column) => el("th", { scope: "col", className: "number" }, spanOf(matrix, column)))
-            )
-          ),
-          el("tbody", {}, ...body)
-        )
-      );
-    })
-  );
-}
-
-// One for each kind and layer, with its first mark and how often it came.
-function alarmsOf(run) {
-  const groups = new Map();
-  for (const mark of marksOf(run)) {
-    if (!mark.alarm) continue;
-    const key = JSON.stringify([run.name, mark.kind, mark.subject]);
-    const group = groups.get(key) ?? { key, run, mark, number: 0 };
-    group.number += 1;
-    groups.set(key, group);
-  }
-  return [...groups.values()];
-}
-
-function showAlarms(chosen) {
-  const found = chosen.flatMap(alarmsOf);
-  byId("alarms-card").hidden = !found.length;
-  byId("alarms-title").textContent = count(found.length, "alarm");
-  const item = ({ key, run, mark, number }) => {
-    const text = number > 1 ? `${mark.text} (${number} times)` : mark.text;
-    const button = el(
-      "button",
-      { type: "button", title: text, "data-key": key },
-      el("span", { className: "glyph alarm" }, mark.glyph),
-      el("strong", {}, mark.subject),
-      el("span", {}, mark.label ?? mark.kind),
-      el("span", { className: "hint" }, `${run.name}, ${number > 1 ? "from " : ""}step ${stepText(mark.step)}`)
-    );
-    button.addEventListener("click", () => showLayer(mark.row));
-    return el("li", {}, button);
+  const row = (layer) => {
+    const rows = (members.get(layer) ?? []).map((name) => matrix.row(name));
+    return rows.length ? rows.reduce((a, b) => a.map((value, i) => Math.max(value, b[i]))) : null;
   };
-  const rest = found.slice(ALARMS_SHOWN);
-  const { open = false } = byId("alarms").querySelector("details") ?? {};
-  const more = el("summary", { "data-key": "more" }, `${rest.length} more`);
-  refill(byId("alarms"), [
-    ...found.slice(0, ALARMS_SHOWN).map(item),
-    ...(rest.length ? [el("li", {}, el("details", { open }, more, el("ul", {}, ...rest.map(item))))] : []),
-  ]);
+  return { ...panel, matrix: { ...matrix, row } };
 }
 
-async function showLayer(name) {
-  const names = new Set(selectedLayers()).add(name);
-  await choose({ layers: JSON.stringify([...names]), filter: "" });
-  byId("lines-card").scrollIntoView({ behavior: "smooth", block: "nearest" });
-}
-
-async function showLines(panels, current, columns, mine) {
-  const present = new Set(unionRows(panels));
-  const layers = selectedLayers().filter((name) => present.has(name));
-  refill(
-    byId("chips"),
-    selectedLayers().map((name) => {
-      const properties = { type: "button", title: `Remove ${name}`, ariaLabel: `Remove ${name}`, "data-key": name };
-      const className = present.has(name) ? "" : "gone";
-      const button = el("button", { ...properties, className }, name, el("span", { ariaHidden: "true" }, " ×"));
-      button.addEventListener("click", () => toggleLayer(name));
-      return el("li", {}, button);
-    }),
-    byId("add-layer")
-  );
-  const any = layers.length > 0;
-  byId("clear-layers").hidden = !selectedLayers().length;
-  byId("lines").hidden = byId("lines-png").hidden = !any;
-  byId("lines-hint").hidden = any;
-  const rated = panels.map(({ run }) => run).filter((run) => run.stamps.rates);
-  byId("rates-csv").hidden = !rated.length;
-  byId("rates-csv").href = csvUrl(rated, "rates");
-  if (!any) return;
-  const rates = new Map(
-    (await matricesOf(rated, "rates", columns, false, [])).map(({ run, matrix }) => [run.name, matrix])
-  );
-  if (mine !== turn) return;
-  const kind = STATISTICS[current];
-  byId("lines").setAttribute(
-    "aria-label",
-    `${kind.label} and learning rate over steps of ${layers.join(", ")}. The values are in the table above and in the CSV files.`
-  );
-  await drawLines(byId("lines"), {
-    panels: panels.map((panel) => ({ ...panel, rates: rates.get(panel.run.name) })),
-    layers,
-    title: kind.label,
-    logarithmic: choices.scale === "log" && !kind.signed && !kind.toOne,
-    look,
-    view: JSON.stringify([current, layers, panels.map(({ run }) => run.name)]),
-  });
-}
-
-async function showRecords(chosen, current) {
-  const answers = await Promise.allSettled(chosen.map(async (run) => ({ run, record: await fetchRecord(run) })));
-  if (!current()) return;
-  const entries = answers.flatMap((answer) => (answer.value?.record ? [answer.value] : []));
-  drawHyperparameters(byId("hyperparameters"), byId("hyperparameters-note"), entries);
-  const broken = answers.flatMap((answer, i) =>
-    answer.status === "rejected" ? [`${chosen[i].name}: ${answer.reason.message}`] : []
-  );
-  if (broken.length) byId("hyperparameters-note").textContent = `⚠ ${broken.join("; ")}`;
-  for (const box of byId("runs").querySelectorAll("input")) {
-    const entry = entries.find(({ run }) => run.name === box.dataset.key);
-    box.parentElement.querySelector(".badge")?.remove();
-    if (entry) box.parentElement.append(statusBadge(entry.record));
-  }
+// What tells whether a layer moved at all: the picture itself, or another statistic.
+async function distancesOf(found, current, columns) {
+  if (DISTANCES.slice(0, -1).includes(current)) return new Map(found.map(({ run, matrix }) => [run, matrix]));
+  const answers = await Promise.all(DISTANCES.map((name) => {
+    const own = found.map(({ run }) => run).filter((run) => DISTANCES.find((other) => run.stamps[other]) === name);
+    return own.length ? fetchMatrices(own, name, columns, false) : [];
+  }));
+  return new Map(answers.flat().filter(({ matrix }) => matrix).map(({ run, matrix }) => [run, matrix]));
 }
 
 // Events ---------------------------------------------------------------------
 
+function showDown(error) {
+  const since = answered ? `What is shown was read at ${answered.toLocaleTimeString()}.` : "";
+  byId("down").textContent = `⚡ TensorBoard does not answer (${error.message}). ${since} The page asks again by itself.`;
+  byId("down").hidden = false;
+  byId("loading").hidden = true;
+}
+
 async function load() {
-  const before = JSON.stringify(runs);
   try {
-    runs = await fetchRuns();
+    const found = await fetchRuns();
+    answered = new Date();
+    byId("down").hidden = true;
+    if (JSON.stringify(found) === JSON.stringify(runs)) return;
+    runs = found;
   } catch (error) {
-    showProblems([`The runs can not be read: ${error.message}`]);
+    showDown(error);
     return;
   }
-  if (JSON.stringify(runs) !== before) await refresh();
+  await refresh();
 }
 
-function takeAddress() {
-  choices = { ...DEFAULTS, ...readChoices() };
+// TensorBoard says nothing of a server that is gone.
+async function watch() {
+  if (document.hidden) return;
+  try {
+    await beat();
+    if (!byId("down").hidden) await load();
+  } catch (error) {
+    showDown(error);
+  }
 }
-
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function soon(action, wait = 150) {
   let timer;
@@ -480,40 +225,39 @@ function soon(action, wait = 150) {
 }
 
 function connect() {
-  byId("statistic").addEventListener("change", ({ target }) => choose({ stat: target.value }));
-  for (const name of ["scale", "relative"]) {
-    for (const radio of document.getElementsByName(name)) {
-      radio.addEventListener("change", () => choose({ [name]: radio.value }));
-    }
+  const on = (id, event, action) => byId(id).addEventListener(event, action);
+  on("statistic", "change", ({ target }) => choose({ stat: target.value }));
+  for (const name of RADIOS) {
+    for (const radio of document.getElementsByName(name)) radio.addEventListener("change", () => choose({ [name]: radio.value }));
   }
-  byId("layer-filter").addEventListener("input", soon(() => choose({ filter: byId("layer-filter").value })));
-  byId("run-filter").addEventListener("input", soon(() => choose({ runfilter: byId("run-filter").value })));
-  byId("toggle-runs").addEventListener("click", () => {
+  on("averages", "change", ({ target }) => choose({ averages: target.checked ? "shown" : "hidden" }));
+  on("smooth", "change", ({ target }) => choose({ smooth: target.value }));
+  for (const [id, key] of Object.entries(FIELDS)) on(id, "input", soon(() => choose({ [key]: byId(id).value })));
+  on("toggle-runs", "click", () => {
     const [chosen, listed] = [chosenRuns(), listedRuns()];
     const others = chosen.filter((run) => !listed.includes(run));
     const now = others.length < chosen.length ? others : [...others, ...listed];
     choose({ runs: JSON.stringify(now.map((run) => run.name)) });
   });
-  byId("add-layer").addEventListener("change", ({ target }) => {
-    const known = drawn && unionRows(drawn.panels).includes(target.value);
-    if (known && !selectedLayers().includes(target.value)) toggleLayer(target.value);
+  on("add-layer", "change", ({ target }) => {
+    const known = drawnPicture()?.tree.leaves.some((leaf) => [leaf.weights, leaf.averages].includes(target.value));
+    if (known && !listOf("layers").includes(target.value)) pickLayer(target.value);
     if (known) target.value = "";
   });
-  byId("clear-layers").addEventListener("click", () => {
+  on("clear-layers", "click", () => {
     byId("add-layer").focus(); // the button is about to hide
     choose({ layers: "[]" });
   });
-  byId("drift-reset").addEventListener("click", () => {
-    const { panels, rows } = drawn;
-    const ranges = { "yaxis.range": [rows.length - 0.5, -0.5] };
-    panels.forEach(({ matrix }, i) => {
-      ranges[`xaxis${i ? i + 1 : ""}.range`] = [-0.5, matrix.first.length - 0.5];
-    });
-    window.Plotly.relayout(byId("heatmap"), ranges);
-  });
-  byId("drift-png").addEventListener("click", () => saveImage(byId("heatmap"), `layerwise-${drawn.statistic}.png`));
-  byId("lines-png").addEventListener("click", () => saveImage(byId("lines"), `layerwise-${drawn.statistic}-layers.png`));
-  byId("table").addEventListener("toggle", showTables);
+  on("drift-reset", "click", () => choose({ zoom: "" }));
+  onZoomed((zoom) => choose({ zoom }));
+  on("open-all", "click", () => openAll(true));
+  on("close-all", "click", () => openAll(false));
+  for (const format of ["png", "svg"]) {
+    on(`drift-${format}`, "click", () => saveHeatmap(byId("heatmap"), look, `layerwise-${drawnPicture().statistic}`, format));
+    on(`lines-${format}`, "click", () => saveChart(byId("lines"), "layerwise-layers", format));
+  }
+  on("table", "toggle", showTables);
+  on("metric", "change", ({ target }) => choose({ metric: target.value }));
   window.addEventListener("scroll", hideTooltip, { passive: true });
   const main = document.querySelector("main");
   let width = main.clientWidth;
@@ -528,6 +272,7 @@ function connect() {
 export async function start(ready) {
   library = ready;
   takeAddress();
+  if (!choices.runfilter) choices.runfilter = tensorBoardFilter();
   showKey();
   connect();
   onTheme((dark) => {
@@ -539,11 +284,10 @@ export async function start(ready) {
     if (Object.keys(readChoices()).length) {
       takeAddress();
       refresh();
-    } else {
-      keepChoices(); // TensorBoard's own navigation leaves a bare tab name
-    }
+    } else keep(); // TensorBoard's own navigation leaves a bare tab name
   });
   await load();
+  setInterval(watch, HEARTBEAT);
   // TensorBoard says both at once when it has reloaded.
   const again = soon(load, 50);
   listen({ "experimental.DataReloaded": again, "experimental.RunsChanged": again });

@@ -1,6 +1,4 @@
-// What both charts share: the theme, text that the library takes as text, pictures as files.
-
-import { download } from "./dom.js";
+// What both charts share: the theme, colours of runs, text that the library takes as text.
 
 // The library reads a little markup in labels; entities keep names out of it.
 export const plain = (text) =>
@@ -11,7 +9,22 @@ export const FONT = "Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-se
 // After Okabe and Ito: told apart with every common colour blindness, readable on each ground.
 const ON_LIGHT = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f"];
 const ON_DARK = ["#56b4e9", "#e69f00", "#2cc295", "#f09ac4", "#ff7f50", "#f0e442", "#b39ddb", "#c0c0c0"];
-export const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+
+// The first runs' colours are the table's; further ones go round the colour wheel by the golden angle.
+export function colourAt(look, number) {
+  if (number < look.colours.length) return look.colours[number];
+  const turn = ((number - look.colours.length) * 137.508) % 360;
+  return hslToHex(turn, 60, (look.dark ? 62 : 42) + ((number * 7) % 3) * 7);
+}
+
+function hslToHex(hue, saturation, lightness) {
+  const amount = (saturation / 100) * Math.min(lightness, 100 - lightness) / 100;
+  const channel = (n) => {
+    const k = (n + hue / 30) % 12;
+    return Math.round(255 * (lightness / 100 - amount * Math.max(-1, Math.min(k - 3, 9 - k, 1)))).toString(16).padStart(2, "0");
+  };
+  return `#${channel(0)}${channel(8)}${channel(4)}`;
+}
 
 export function theme(dark) {
   return dark
@@ -34,30 +47,3 @@ export function base(look) {
 }
 
 export const CONFIG = { displayModeBar: false, responsive: false, doubleClick: "reset" };
-
-let ruler;
-export function textWidth(text, size) {
-  ruler ??= document.createElement("canvas").getContext("2d");
-  ruler.font = `${size}px ${FONT}`;
-  return ruler.measureText(text).width;
-}
-
-// A path's end says more than its beginning. Names can have thousands of characters: of these
-// no more is measured than may fit, and the cut is searched by halving.
-export function shortened(text, size, width) {
-  const most = Math.ceil(width / (size / 8));
-  if (text.length <= most && textWidth(text, size) <= width) return text;
-  let low = Math.max(1, text.length - most), high = text.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (textWidth("…" + text.slice(middle), size) > width) low = middle + 1;
-    else high = middle;
-  }
-  return "…" + text.slice(low);
-}
-
-export async function saveImage(chart, name) {
-  const { width, height } = chart.getBoundingClientRect();
-  const url = await window.Plotly.toImage(chart, { format: "png", width, height, scale: 2 });
-  download(url, name);
-}

@@ -1,59 +1,128 @@
 // Requests to the server side, and what was already answered.
 
-const REMEMBERED = 128;
+const REMEMBERED = 96 * 2 ** 20; // bytes
+const AT_ONCE = 25; // runs in one request: the first answers while the next is read
+const LONGEST = 6000; // characters of an address
+
 const matrices = new Map();
-const records = new Map();
+let remembered = 0;
+const answers = new Map();
 
 async function asked(route, parameters = {}) {
   const url = new URL(route, import.meta.url);
-  for (const [key, value] of Object.entries(parameters)) url.searchParams.set(key, value);
+  for (const [key, value] of Object.entries(parameters)) {
+    for (const one of [value].flat()) url.searchParams.append(key, one);
+  }
   const response = await fetch(url);
   if (!response.ok) throw new Error((await response.text()) || response.statusText);
   return response;
+}
+
+// Whether the server is there.
+export async function beat() {
+  const response = await fetch(new URL("page.html", import.meta.url), { method: "HEAD", cache: "no-store" });
+  if (!response.ok) throw new Error(response.statusText);
 }
 
 export async function fetchRuns() {
   return (await (await asked("runs")).json()).runs;
 }
 
-function unpacked(buffer) {
-  const size = new DataView(buffer).getUint32(0, true);
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
+function unpacked(buffer, start) {
+  const size = new DataView(buffer).getUint32(start, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, start + 4, size)));
+  if (header.error !== undefined) return header;
   const width = header.first.length;
-  const values = new Float32Array(buffer, 4 + size);
+  const values = new Float32Array(buffer, start + 4 + size, width * header.rows.length);
   const place = new Map(header.rows.map((name, i) => [name, i]));
   const row = (name) => {
     const i = place.get(name);
     return i === undefined ? null : values.subarray(i * width, (i + 1) * width);
   };
-  return { ...header, row };
+  return { ...header, row, bytes: values.byteLength + 60 * header.rows.length };
 }
 
-// A quick matrix is asked for first; `exact` says whether it is the whole truth already.
-export async function fetchMatrix(run, topic, columns, quick) {
-  const key = JSON.stringify([run.name, topic, columns]);
-  const stamp = JSON.stringify(run.stamps[topic]);
-  const known = matrices.get(key);
-  if (known?.stamp === stamp) return known.matrix;
-  const response = await asked("matrix", { run: run.name, topic, columns, quick: quick ? 1 : 0 });
-  const matrix = unpacked(await response.arrayBuffer());
-  if (matrix.exact) {
-    matrices.delete(key);
-    matrices.set(key, { stamp, matrix });
-    if (matrices.size > REMEMBERED) matrices.delete(matrices.keys().next().value);
+function packets(buffer) {
+  const found = [];
+  for (let start = 0; start < buffer.byteLength; ) {
+    found.push(unpacked(buffer, start + 4));
+    start += 4 + new DataView(buffer).getUint32(start, true);
   }
-  return matrix;
+  return found;
 }
 
-export async function fetchRecord(run) {
-  const stamp = JSON.stringify(run.stamps.record);
-  if (!run.stamps.record) return null;
-  const known = records.get(run.name);
-  if (known?.stamp === stamp) return known.record;
-  const { record } = await (await asked("record", { run: run.name })).json();
-  records.set(run.name, { stamp, record });
-  return record;
+function remember(key, stamp, matrix) {
+  remembered += matrix.bytes - (matrices.get(key)?.matrix.bytes ?? 0);
+  matrices.delete(key);
+  matrices.set(key, { stamp, matrix });
+  for (const [oldest, { matrix: old }] of matrices) {
+    if (remembered <= REMEMBERED) break;
+    matrices.delete(oldest);
+    remembered -= old.bytes;
+  }
 }
+
+function chunks(runs) {
+  const found = [];
+  let length = Infinity;
+  for (const run of runs) {
+    const own = encodeURIComponent(run.name).length + 5;
+    if (length + own > LONGEST || found.at(-1).length >= AT_ONCE) {
+      found.push([]);
+      length = 0;
+    }
+    found.at(-1).push(run);
+    length += own;
+  }
+  return found;
+}
+
+// [{run, matrix}] or [{run, error}]. A quick one is asked for first; `exact` says whether it is
+// the whole truth already.
+export async function fetchMatrices(runs, topic, columns, quick) {
+  const found = new Map();
+  const missing = [];
+  for (const run of runs) {
+    const known = matrices.get(JSON.stringify([run.name, topic, columns]));
+    if (known?.stamp === JSON.stringify(run.stamps[topic])) found.set(run, { run, matrix: known.matrix });
+    else missing.push(run);
+  }
+  await Promise.all(
+    chunks(missing).map(async (some) => {
+      try {
+        const parameters = { topic, columns, quick: quick ? 1 : 0, run: some.map((run) => run.name) };
+        const buffer = await (await asked("matrices", parameters)).arrayBuffer();
+        packets(buffer).forEach((matrix, i) => {
+          const run = some[i];
+          if (matrix.error !== undefined) return found.set(run, { run, error: matrix.error });
+          if (matrix.exact) remember(JSON.stringify([run.name, topic, columns]), JSON.stringify(run.stamps[topic]), matrix);
+          return found.set(run, { run, matrix });
+        });
+      } catch (error) {
+        for (const run of some) found.set(run, { run, error: error.message });
+      }
+    })
+  );
+  return runs.map((run) => found.get(run));
+}
+
+// An answer in JSON is remembered for as long as the series of its runs are the same.
+async function once(route, parameters, runs) {
+  const key = JSON.stringify([route, parameters, runs.map((run) => run.name)]);
+  const stamp = JSON.stringify(runs.map((run) => run.stamps));
+  if (answers.get(key)?.stamp !== stamp) {
+    if (answers.size > 64) answers.delete(answers.keys().next().value);
+    const answer = asked(route, { ...parameters, run: runs.map((run) => run.name) }).then((response) => response.json());
+    answers.set(key, { stamp, answer });
+    answer.catch(() => answers.delete(key));
+  }
+  return answers.get(key).answer;
+}
+
+export const fetchRecord = async (run) => (run.stamps.record ? (await once("record", {}, [run])).record : null);
+export const fetchRecords = (runs) => once("records", {}, runs.filter((run) => run.stamps.record));
+export const fetchMetrics = async (runs) => (await once("metrics", {}, runs)).metrics;
+export const fetchMetric = async (runs, name) => (await once("metric", { name }, runs)).curves;
 
 export function csvUrl(runs, topic) {
   const url = new URL("csv", import.meta.url);

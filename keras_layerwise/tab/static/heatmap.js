@@ -1,231 +1,198 @@
-// Layers × steps for one or more runs, side by side on one colour scale.
+// Layers × steps for one or more runs: the model's tree at the left, a picture for each run.
 
-import { CONFIG, base, plain, shortened, textWidth } from "./charts.js";
-import { stepText } from "./dom.js";
-import { STATES, stateOf } from "./marks.js";
-import { niceTicks } from "./scale.js";
+import { follow, pointAt } from "./cursor.js";
+import { el, stepText } from "./dom.js";
+import { STRIP, paint, worst } from "./paint.js";
+import { gradient, niceTicks } from "./scale.js";
+import { distinct, visible } from "./text.js";
+import { layerOf } from "./tree.js";
+import { columnAt } from "./values.js";
+import { axisOf } from "./axis.js";
 
-const NARROWEST = 240; // of one run's picture, in pixels
-const LABEL = 11;
-const LABEL_WIDTH = 210;
-const SCALE_WIDTH = 92;
-const GAP = 18;
+const GAP = 14;
 const PIXELS_PER_COLUMN = 2;
+const TICK = 64; // pixels that a step's label takes
 
-function layoutOf(width, runs) {
-  const room = width - LABEL_WIDTH - SCALE_WIDTH;
-  const across = Math.max(1, Math.min(runs, Math.floor(room / NARROWEST)));
-  return { across, down: Math.ceil(runs / across), each: room / across };
+const narrowest = (runs) => (runs <= 3 ? 220 : runs <= 8 ? 150 : 110);
+const axisWidth = (width) => Math.min(320, Math.max(190, width * 0.26));
+
+function panelWidth(width, runs) {
+  const room = width - axisWidth(width) - GAP * runs - 14;
+  return Math.max(narrowest(runs), Math.floor(room / runs));
 }
 
 // How many columns are worth asking for, in steps that a resized window seldom crosses.
 export function columnsFor(width, runs) {
-  const wanted = layoutOf(width, runs).each / PIXELS_PER_COLUMN;
-  return Math.max(100, Math.ceil(wanted / 50) * 50);
+  return Math.max(50, Math.ceil(panelWidth(width, runs) / PIXELS_PER_COLUMN / 50) * 50);
 }
 
-function plotHeight(rows) {
-  if (rows <= 24) return Math.max(90, rows * 22);
-  return Math.min(620, Math.max(528, rows * 12));
-}
+export const rowHeight = (rows) => (rows <= 24 ? 22 : rows <= 100 ? 18 : 15);
 
-// Which rows have room for their names: selected ones and alarms before the others.
-function labelled(rows, height, urgent) {
-  const spacing = Math.ceil((LABEL + 3) / (height / rows.length));
-  if (spacing <= 1) return rows.map((_, i) => i);
-  const taken = [];
-  const regular = rows.map((_, i) => i).filter((i) => i % spacing === 0);
-  for (const i of [...urgent, ...regular]) {
-    if (taken.every((j) => Math.abs(i - j) >= spacing)) taken.push(i);
-  }
-  return taken.sort((a, b) => a - b);
-}
-
-export function columnAt(matrix, step) {
-  let low = 0, high = matrix.last.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (matrix.last[middle] < step) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
-// Round steps, at the columns that hold them; columns need not be evenly spaced in steps.
-function stepTicks(matrix, width) {
+// Round steps at the columns that hold them; columns need not be evenly spaced in steps.
+export function stepTicks(matrix, width) {
   const { first, last } = matrix;
   const columns = first.length;
-  if (columns === 0) return { tickvals: [], ticktext: [] };
-  const widest = textWidth(stepText(last[columns - 1]), LABEL) + 22;
-  const each = width / columns;
-  const tickvals = [], ticktext = [];
-  const round = niceTicks(first[0], last[columns - 1], Math.max(2, width / widest));
-  for (const step of columns < 4 ? first : round) {
+  if (!columns) return [];
+  const wanted = Math.max(1, Math.floor(width / TICK));
+  const ticks = [];
+  for (const step of columns < 4 ? first : niceTicks(first[0], last[columns - 1], wanted)) {
     const column = columnAt(matrix, step);
-    if (step < first[column] || (column - tickvals.at(-1)) * each < widest) continue;
-    tickvals.push(column);
-    ticktext.push(stepText(step));
+    const x = ((column + 0.5) / columns) * width;
+    if (step < first[column] || (ticks.length && x - ticks.at(-1).x < TICK) || x > width - TICK / 3) continue;
+    ticks.push({ x, text: stepText(step) });
   }
-  return { tickvals, ticktext };
+  return ticks;
 }
 
-const axis = (letter, i) => (i === 0 ? letter : `${letter}${i + 1}`);
-const axisName = (letter, i) => `${letter}axis${i === 0 ? "" : i + 1}`;
+// What a panel paints for each row; kept, so that opening a group paints its own rows only once.
+function painted(panel, rows) {
+  const at = new Map();
+  rows.forEach((row, i) => row.members.forEach((leaf) => at.has(leaf.key) || at.set(leaf.key, i)));
+  rows.forEach((row, i) => row.level === 2 && at.set(row.members[0].key, i));
+  const cells = rows.map((row) => ({
+    values: panel.values(row),
+    held: panel.held ? worst(panel.held, row.members) : null,
+    marks: [],
+  }));
+  const seen = new Set();
+  for (const mark of panel.marks) {
+    const i = at.get(layerOf(mark.row));
+    if (i === undefined) continue;
+    const { first, last } = panel.matrix;
+    if (mark.step < first[0] || mark.step > last.at(-1)) continue;
+    const column = columnAt(panel.matrix, mark.step);
+    const key = `${mark.kind} ${column} ${i}`;
+    if (!seen.has(key)) cells[i].marks.push({ ...mark, column });
+    seen.add(key);
+  }
+  return cells;
+}
+
+const followed = new WeakMap(); // what ends the cursor of a chart drawn before
 
 /**
- * panels: [{run, matrix, marks}], rows: [name], scale: from colourScale, selected: Set of names.
- * Returns the cells by place, for who answers hovers and clicks.
+ * panels: [{run, matrix, marks, held, values(row), colour}]; rows: of the tree, from shownRows;
+ * scales: {weights, averages}; on: {hover(cell, event), leave, pick(row), toggle(row), zoom(span)}.
  */
-export async function drawHeatmap(chart, { panels, rows, scale, selected, look, view }) {
+export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, look, on }) {
+  followed.get(chart)?.();
   const width = chart.clientWidth;
-  const { across, down } = layoutOf(width, panels.length);
-  const inner = plotHeight(rows.length);
-  const title = 26, foot = 44, between = title + foot;
-  const height = title + foot + down * inner + (down - 1) * between;
-
-  const place = new Map(rows.map((name, i) => [name, i]));
-  const alarmed = new Set();
-  const states = panels.map(({ run, marks }) => new Map(run.rows.map((row) => [row.name, stateOf(row, marks)])));
-  for (const { marks } of panels) {
-    for (const mark of marks) if (mark.alarm && place.has(mark.row)) alarmed.add(mark.row);
-  }
-  // The runs share their labels.
-  const shared = (name) => {
-    const found = new Set(states.filter((own) => own.has(name)).map((own) => own.get(name)));
-    return found.size > 1 && found.has("frozen") ? "differs" : [...found][0];
-  };
-  const prefix = (name) => {
-    const state = shared(name);
-    return (alarmed.has(name) ? "⚠ " : "") + (state ? `${STATES[state].glyph} ` : "");
-  };
-  const shown = rows.map((name) => prefix(name) + shortened(name, LABEL, LABEL_WIDTH - 44));
-  const urgent = rows.flatMap((name, i) => (selected.has(name) || alarmed.has(name) ? [i] : []));
-  const tickvals = labelled(rows, inner, urgent);
-  const left = 18 + Math.max(40, ...tickvals.map((i) => textWidth(shown[i], LABEL)));
-  const ticktext = tickvals.map((i) => (selected.has(rows[i]) ? `<b>${plain(shown[i])}</b>` : plain(shown[i])));
-
-  const total = width - left - SCALE_WIDTH;
-  const panelWidth = (total - GAP * (across - 1)) / across;
-  const layout = {
-    ...base(look),
-    width,
-    height,
-    margin: { l: left, r: SCALE_WIDTH, t: title, b: foot, pad: 0 },
-    hovermode: "closest",
-    dragmode: "zoom",
-    showlegend: false,
-    uirevision: view,
-    shapes: [],
-    annotations: [],
-    coloraxis: {
-      colorscale: scale.colorscale,
-      cmin: scale.low,
-      cmax: scale.high,
-      colorbar: {
-        title: { text: plain(scale.title).replace(", ", ",<br>"), side: "right", font: { size: 11, color: look.soft } },
-        tickvals: scale.ticks,
-        ticktext: scale.labels.map(plain),
-        tickfont: { size: LABEL },
-        thickness: 12,
-        len: 1,
-        x: 1,
-        xpad: 12,
-        ypad: 0,
-        outlinewidth: 0,
-      },
-    },
-  };
-  const data = [];
-  const empty = (columns) => new Float64Array(columns).fill(NaN);
-  const inside = height - title - foot;
-  panels.forEach(({ run, matrix, marks }, i) => {
-    const x = i % across, y = Math.floor(i / across);
-    const columns = matrix.first.length;
-    const top = 1 - (y * (inner + between)) / inside;
-    const bottom = Math.max(0, top - inner / inside);
-    const start = (x * (panelWidth + GAP)) / total;
-    const end = Math.min(1, start + panelWidth / total);
-    const lines = { showgrid: false, zeroline: false, showline: false, ticks: "", color: look.text };
-    layout[axisName("x", i)] = {
-      ...lines,
-      ...stepTicks(matrix, panelWidth),
-      tickmode: "array",
-      tickangle: 0,
-      tickfont: { size: LABEL, color: look.soft },
-      title: { text: "step", font: { size: LABEL, color: look.soft }, standoff: 4 },
-      range: [-0.5, Math.max(columns, 1) - 0.5],
-      domain: [start, end],
-      anchor: axis("y", i),
-    };
-    layout[axisName("y", i)] = {
-      ...lines,
-      tickmode: "array",
-      tickvals,
-      ticktext,
-      showticklabels: x === 0,
-      tickfont: { size: LABEL },
-      ticklabelstandoff: 5,
-      range: [rows.length - 0.5, -0.5],
-      domain: [bottom, top],
-      anchor: axis("x", i),
-      matches: i === 0 ? undefined : "y",
-    };
-    layout.annotations.push({
-      text: `<b>${plain(shortened(run.name, 13, panelWidth - 8))}</b>`,
-      x: start, y: top, xref: "paper", yref: "paper",
-      xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 13 },
-    });
-    data.push({
-      type: "heatmap",
-      z: rows.map((name) => {
-        const row = matrix.row(name);
-        return row ? scale.z(row) : empty(columns);
-      }),
-      coloraxis: "coloraxis",
-      xaxis: axis("x", i),
-      yaxis: axis("y", i),
-      hoverinfo: "none",
-    });
-    const seen = new Map();
-    for (const mark of marks) {
-      if (!place.has(mark.row)) continue;
-      const column = columnAt(matrix, mark.step);
-      seen.set(`${mark.kind} ${column} ${mark.row}`, { ...mark, column });
-    }
-    const visible = [...seen.values()];
-    data.push({
-      type: "scatter",
-      mode: "markers",
-      x: visible.map((mark) => mark.column),
-      y: visible.map((mark) => place.get(mark.row)),
-      xaxis: axis("x", i),
-      yaxis: axis("y", i),
-      marker: {
-        opacity: 1,
-        symbol: visible.map((mark) => mark.symbol),
-        size: visible.map((mark) => (mark.alarm ? 11 : 9)),
-        color: visible.map((mark) => (mark.alarm ? "#d50000" : "#ffffff")),
-        line: { width: 1.5, color: visible.map((mark) => (mark.alarm ? "#ffffff" : "#202020")) },
-      },
-      cliponaxis: false,
-      hoverinfo: "skip",
-    });
-    for (const name of selected) {
-      if (!place.has(name)) continue;
-      layout.shapes.push({
-        type: "rect", xref: `${axis("x", i)} domain`, yref: axis("y", i),
-        x0: 0, x1: 1, y0: place.get(name) - 0.5, y1: place.get(name) + 0.5,
-        line: { color: look.accent, width: 2 },
-      });
-    }
+  const each = panelWidth(width, panels.length);
+  const height = rowHeight(rows.length);
+  const left = chart.querySelector(".heat")?.scrollLeft ?? 0;
+  const top = chart.querySelector(".heat")?.scrollTop ?? 0;
+  const names = distinct(panels.map(({ run }) => run.name), Math.floor((each - 28) / 7.5));
+  const grid = el("div", { className: "heat", tabIndex: 0, role: "group", ariaLabel: "Pictures of the runs, scrollable" });
+  grid.style.setProperty("--axis", `${axisWidth(width)}px`);
+  grid.style.setProperty("--row", `${height}px`);
+  grid.style.gridTemplateColumns = `${axisWidth(width)}px repeat(${panels.length}, ${each}px)`;
+  const corner = el("div", { className: "corner" }, prefix ? el("span", { className: "hint", title: `Names begin with ${prefix}` }, `${prefix}…`) : null);
+  grid.append(corner);
+  panels.forEach(({ run, colour }, i) => {
+    const head = el("div", { className: "head", title: visible(run.name) }, el("span", { className: "swatch", ariaHidden: "true" }), names[i]);
+    head.firstChild.style.background = colour;
+    grid.append(head);
   });
-  await window.Plotly.react(chart, data, layout, CONFIG);
-  return (point) => {
-    const number = Math.floor(point.curveNumber / 2);
-    const panel = panels[number];
-    const name = rows[Math.round(point.y)];
-    const column = Math.round(point.x);
-    if (!panel || name === undefined || column < 0 || column >= panel.matrix.first.length) return null;
-    return { panel, name, column, state: states[number].get(name) };
+  const axis = axisOf(rows, { panels, selected, width: axisWidth(width), on });
+  grid.append(axis);
+  const lazy = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      lazy.unobserve(target);
+      target.picture();
+    }
+  }, { root: null, rootMargin: "200px" });
+  const cursors = [];
+  panels.forEach((panel) => {
+    const canvas = el("canvas", { ariaHidden: "true" });
+    const line = el("div", { className: "cursor", hidden: true });
+    const brush = el("div", { className: "brush", hidden: true });
+    const body = el("div", { className: "panel" }, canvas, line, brush);
+    body.style.height = `${rows.length * height}px`;
+    body.picture = () => {
+      body.cells = painted(panel, rows);
+      paint(canvas, { rows: body.cells, columns: panel.matrix.first.length, scales, height, width: each, look });
+      body.dataset.painted = "yes";
+    };
+    lazy.observe(body);
+    wire(body, { panel, rows, height, each, brush, on });
+    cursors.push((step) => {
+      const { matrix } = panel;
+      const seen = step !== null && matrix.first.length && step >= matrix.first[0] && step <= matrix.last.at(-1);
+      line.hidden = !seen;
+      if (seen) line.style.transform = `translateX(${STRIP + ((columnAt(matrix, step) + 0.5) / matrix.first.length) * (each - STRIP)}px)`;
+    });
+    grid.append(body);
+  });
+  grid.append(el("div", { className: "foot corner hint" }, "step"));
+  for (const { matrix } of panels) {
+    const ticks = stepTicks(matrix, each - STRIP).map(({ x, text }) => {
+      const tick = el("span", {}, text);
+      tick.style.left = `${STRIP + x}px`;
+      return tick;
+    });
+    grid.append(el("div", { className: "foot ticks", ariaHidden: "true" }, ...ticks));
+  }
+  const focused = chart.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  chart.replaceChildren(grid);
+  grid.scrollLeft = left;
+  grid.scrollTop = top;
+  if (focused) axis.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  followed.set(chart, follow((step) => cursors.forEach((move) => move(step))));
+}
+
+function wire(body, { panel, rows, height, each, brush, on }) {
+  const { matrix } = panel;
+  const place = (event) => {
+    const box = body.getBoundingClientRect();
+    const x = event.clientX - box.left - STRIP, y = event.clientY - box.top;
+    const columns = matrix.first.length;
+    return {
+      x, row: rows[Math.floor(y / height)],
+      column: Math.min(columns - 1, Math.max(0, Math.floor((x / (each - STRIP)) * columns))),
+    };
   };
+  let from = null;
+  body.addEventListener("pointerdown", (event) => {
+    if (event.button) return;
+    from = place(event);
+    body.setPointerCapture(event.pointerId);
+  });
+  body.addEventListener("pointermove", (event) => {
+    const { x, row, column } = place(event);
+    if (!row || !matrix.first.length) return;
+    pointAt(matrix.last[column]);
+    if (from && Math.abs(x - from.x) > 4) {
+      brush.hidden = false;
+      brush.style.left = `${STRIP + Math.max(0, Math.min(x, from.x))}px`;
+      brush.style.width = `${Math.abs(x - from.x)}px`;
+      on.leave();
+    } else on.hover({ panel, row, column }, event);
+  });
+  body.addEventListener("pointerup", (event) => {
+    const start = from;
+    from = null;
+    if (!start?.row) return;
+    const { x, column } = place(event);
+    if (brush.hidden || Math.abs(x - start.x) <= 4) on.pick(start.row);
+    else on.zoom([matrix.first[Math.min(column, start.column)], matrix.last[Math.max(column, start.column)]]);
+    brush.hidden = true;
+  });
+  body.addEventListener("pointerleave", () => {
+    on.leave();
+    pointAt(null);
+  });
+}
+
+// The scale as a bar with its values below.
+export function legend(scale, name) {
+  const bar = el("div", { className: "bar" });
+  bar.style.background = gradient(scale.map);
+  const ticks = scale.ticks.map(({ at, label }) => {
+    const tick = el("span", {}, label);
+    tick.style.left = `${at * 100}%`;
+    return tick;
+  });
+  return el("div", { className: "legend", role: "img", ariaLabel: `${name}: ${scale.title}, from ${scale.ticks[0].label} to ${scale.ticks.at(-1).label}` },
+    el("span", { className: "legend-title" }, `${name}: ${scale.title}`), bar, el("div", { className: "bar-ticks" }, ...ticks));
 }

@@ -60,3 +60,8 @@ export function onAddress(callback) {
     if (parts()[0] === "layerwise") callback();
   });
 }
+
+// The filter of runs that TensorBoard's own dashboards keep in the address.
+export function tensorBoardFilter() {
+  return new URLSearchParams(window.parent.location.search).get("runFilter") ?? "";
+}

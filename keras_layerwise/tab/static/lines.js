@@ -1,9 +1,15 @@
-// The selected layers' values over steps, their learning rates below, on one step axis.
+// The selected layers' values and learning rates: a small picture for each layer, a colour for each run.
 
-import { CONFIG, DASHES, base, plain, shortened } from "./charts.js";
+import { CONFIG, base, plain } from "./charts.js";
+import { follow, pointAt } from "./cursor.js";
 import { float32, stepText } from "./dom.js";
+import { middleCut, visible } from "./text.js";
+import { layerOf } from "./tree.js";
+import { columnAt } from "./values.js";
 
 const POINTS = 80; // with more records than this, dots hide the line
+const NARROWEST = 400;
+const TALL = { values: 190, rates: 90, gap: 56 };
 
 // The learning rates of a layer are those of its weights; equal ones are one line.
 function ratesOf(rates, layer) {
@@ -17,107 +23,140 @@ function ratesOf(rates, layer) {
   return [...found.values()];
 }
 
+// An exponential mean as TensorBoard's, free of its bias towards the first value.
+export function smoothed(values, weight) {
+  let last = 0, count = 0;
+  return Array.from(values, (value) => {
+    if (!Number.isFinite(value)) return value;
+    last = last * weight + (1 - weight) * value;
+    return last / (1 - weight ** ++count);
+  });
+}
+
+// Where records are on the axis: steps, hours since the run's first, or dates.
+export function places(matrix, axis) {
+  if (axis === "relative") return matrix.times.map((time) => (time - matrix.times[0]) / 3600);
+  if (axis === "wall") return matrix.times.map((time) => new Date(time * 1000));
+  return matrix.last;
+}
+
+const AXES = { step: "step", relative: "hours since the first record", wall: "time" };
+const isDecades = (values) => {
+  const positive = values.filter((value) => value > 0);
+  return Math.max(...positive) / Math.min(...positive) > 30;
+};
+
 function spanText(matrix, i) {
   const [first, last] = [matrix.first[i], matrix.last[i]];
   return first === last ? `step ${stepText(first)}` : `steps ${stepText(first)}–${stepText(last)}`;
 }
 
-function trace(matrix, values, look, lowest = -Infinity) {
-  return {
-    type: "scatter",
-    mode: matrix.last.length <= POINTS ? "lines+markers" : "lines",
-    x: matrix.last,
-    y: Array.from(values, (value) => (Number.isFinite(value) && value > lowest ? value : null)),
-    marker: { size: 5 },
-    line: { ...look, width: 2 },
-    connectgaps: false,
-    hovertemplate: "%{text}<extra></extra>",
-  };
-}
+let forget = () => {};
 
-/** panels: [{run, matrix, rates, marks}], layers: [name] in the order of their colours. */
-export async function drawLines(chart, { panels, layers, title, logarithmic, look, view }) {
+/** panels: [{run, matrix, rates, marks, colour}], layers: [name], kind: of the statistic. */
+export async function drawLines(chart, { panels, layers, kind, logarithmic, axis, smooth, look, view }) {
+  forget();
+  const width = chart.clientWidth;
+  const across = Math.max(1, Math.min(layers.length, Math.floor(width / NARROWEST)));
+  const down = Math.ceil(layers.length / across);
+  const hasRates = panels.some(({ rates }) => layers.some((layer) => ratesOf(rates, layerOf(layer)).length));
+  const tall = TALL.values + (hasRates ? TALL.rates + 14 : 0);
+  const height = down * (tall + TALL.gap) + 10;
+  const grid = { gridcolor: look.line, zeroline: false, linecolor: look.line, tickfont: { size: 11 }, exponentformat: "e" };
+  const label = (text) => ({ text: plain(text), font: { size: 11, color: look.soft }, standoff: 4 });
+  const layout = {
+    ...base(look), plot_bgcolor: look.paper, width, height, hovermode: "closest", uirevision: view, showlegend: false,
+    margin: { l: 62, r: 12, t: 26, b: 40 }, shapes: [], annotations: [],
+  };
+  const inner = { w: width - 74, h: height - 66 };
   const data = [];
-  const several = panels.length > 1;
-  const changes = new Map();
+  const span = Math.max(0, ...panels.map(({ matrix }) => (matrix.last.at(-1) ?? 0) - (matrix.first[0] ?? 0)));
   layers.forEach((layer, i) => {
-    panels.forEach(({ run, matrix, rates, marks }, j) => {
-      const colour = { color: look.colours[i % look.colours.length], dash: DASHES[j % DASHES.length] };
-      const name = several ? `${layer} · ${run.name}` : layer;
-      const heading = `<b>${plain(layer)}</b><br>${plain(run.name)}, `;
+    const number = (j) => (j === 0 ? "" : String(j + 1));
+    const [x, y, y2] = [`x${number(i)}`, `y${number(2 * i)}`, `y${number(2 * i + 1)}`];
+    const left = (i % across) / across, row = Math.floor(i / across);
+    const top = 1 - (row * (tall + TALL.gap)) / inner.h;
+    const middle = top - TALL.values / inner.h, bottom = top - tall / inner.h;
+    const domain = [left + (left ? 60 / inner.w : 0), left + 1 / across - 6 / inner.w];
+    const allRates = [];
+    for (const { run, matrix, rates, marks, colour } of panels) {
       const values = matrix.row(layer);
+      const line = { color: colour, width: 2 };
+      const heading = `<b>${plain(middleCut(visible(layer), 80))}</b><br>${plain(visible(run.name))}, `;
+      const own = { xaxis: x, hovertemplate: "%{text}<extra></extra>", marker: { size: 5 }, type: "scatter" };
       if (values) {
         data.push({
-          ...trace(matrix, values, colour, logarithmic ? 0 : undefined),
-          name: plain(shortened(name, 12, 240)),
-          legendgroup: `${i} ${j}`,
+          ...own, yaxis: y, line, connectgaps: false, name: layer,
+          mode: matrix.last.length <= POINTS ? "lines+markers" : "lines",
+          x: places(matrix, axis),
+          y: (smooth ? smoothed(values, smooth) : Array.from(values)).map((v) => (Number.isFinite(v) && (!logarithmic || v > 0) ? v : null)),
           text: Array.from(values, (v, k) => `${heading}${spanText(matrix, k)}<br>${float32(v)}`),
         });
       }
-      for (const rate of ratesOf(rates, layer)) {
+      for (const rate of ratesOf(rates, layerOf(layer))) {
+        allRates.push(...rate.values);
         data.push({
-          ...trace(rates, rate.values, colour),
-          line: { ...colour, width: 2, shape: "vh" }, // recorded when its steps are over
-          yaxis: "y2",
-          showlegend: false,
-          legendgroup: `${i} ${j}`,
-          text: Array.from(
-            rate.values,
-            (v, k) => `<b>${plain(rate.name)}</b><br>${plain(run.name)}, ${spanText(rates, k)}<br>learning rate ${float32(v)}`
-          ),
+          ...own, yaxis: y2, mode: "lines", name: rate.name, x: places(rates, axis), y: Array.from(rate.values),
+          line: { ...line, shape: "vh" }, // recorded when its steps are over
+          text: Array.from(rate.values, (v, k) => `<b>${plain(middleCut(visible(rate.name), 80))}</b><br>${plain(visible(run.name))}, ${spanText(rates, k)}<br>learning rate ${float32(v)}`),
         });
       }
-      const alarms = values ? marks.filter((mark) => mark.alarm && mark.row === layer) : [];
-      if (alarms.length) {
-        const at = alarms.map((mark) => matrix.last.findIndex((step) => step >= mark.step));
+      const here = marks.filter((mark) => (mark.alarm ? mark.row === layer : layerOf(mark.row) === layerOf(layer)));
+      if (here.length && matrix.last.length) {
+        const at = here.map((mark) => columnAt(matrix, mark.step));
+        const xs = places(matrix, axis);
         data.push({
-          type: "scatter",
-          mode: "markers",
-          x: alarms.map((mark) => mark.step),
-          y: at.map((k) => (Number.isFinite(values[k]) ? values[k] : 0)),
-          marker: { symbol: alarms.map((m) => m.symbol), size: 11, color: "#d50000", line: { color: "#fff", width: 1.5 } },
-          showlegend: false,
-          text: alarms.map((m) => `<b>${plain(layer)}</b><br>${plain(run.name)}, step ${stepText(m.step)}<br>${plain(m.text)}`),
-          hovertemplate: "%{text}<extra></extra>",
+          ...own, yaxis: y, mode: "markers", name: "marks",
+          x: at.map((k) => xs[k]),
+          y: at.map((k) => (values && Number.isFinite(values[k]) && (!logarithmic || values[k] > 0) ? values[k] : logarithmic ? null : 0)),
+          marker: { symbol: here.map((m) => m.symbol), size: 11, color: here.map((m) => (m.alarm ? "#d50000" : colour)), line: { color: look.paper, width: 1.5 } },
+          text: here.map((m) => `${heading}step ${stepText(m.step)}<br>${plain(visible(m.text))}`),
         });
       }
-      for (const mark of marks) {
-        if (mark.alarm || mark.row !== layer) continue;
-        const at = changes.get(mark.step) ?? { texts: new Set(), details: new Set() };
-        at.texts.add(layers.length > 1 ? `${layer} ${mark.text}` : mark.text);
-        at.details.add(`<b>${plain(layer)}</b> ${plain(mark.text)}, ${plain(run.name)}`);
-        changes.set(mark.step, at);
-      }
+    }
+    layout[`xaxis${number(i)}`] = {
+      ...grid, domain, anchor: hasRates ? y2 : y, title: label(AXES[axis]), ...(i ? { matches: "x" } : {}),
+      ...(axis === "step" ? { separatethousands: true, tickformat: ",d", dtick: span < 6 ? 1 : undefined } : {}),
+    };
+    layout[`yaxis${number(2 * i)}`] = { ...grid, domain: [middle, top].map(clamp), anchor: x, type: logarithmic ? "log" : "linear", nticks: 5, title: i % across ? undefined : label(kind.label) };
+    if (hasRates) {
+      const decades = logarithmic && allRates.some((v) => v > 0) && isDecades(allRates);
+      layout[`yaxis${number(2 * i + 1)}`] = { ...grid, domain: [bottom, middle - 14 / inner.h].map(clamp), anchor: x, nticks: 4, type: logarithmic && allRates.some((v) => v > 0) ? "log" : "linear", dtick: decades ? 1 : undefined, title: i % across ? undefined : label("Learning rate"), rangemode: "tozero" };
+    }
+    layout.annotations.push({
+      text: `<b>${plain(middleCut(visible(layer), Math.floor((inner.w / across - 70) / 7)))}</b>`, hovertext: plain(visible(layer)),
+      x: domain[0], y: top, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12 },
     });
   });
-  const hasRates = data.some((line) => line.yaxis === "y2");
-  const grid = { gridcolor: look.line, zeroline: false, linecolor: look.line, tickfont: { size: 11 } };
-  const label = (text) => ({ text: plain(text), font: { size: 12, color: look.soft } });
-  const layout = {
-    ...base(look),
-    plot_bgcolor: look.paper,
-    width: chart.clientWidth,
-    height: hasRates ? 460 : 320,
-    margin: { l: 78, r: 16, t: 40, b: 44 },
-    hovermode: "closest",
-    uirevision: view,
-    showlegend: true,
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 }, tracegroupgap: 0 },
-    xaxis: { ...grid, title: { ...label("step"), standoff: 6 }, anchor: hasRates ? "y2" : "y", separatethousands: true, tickformat: ",d" },
-    yaxis: { ...grid, title: label(title), domain: hasRates ? [0.42, 1] : [0, 1], type: logarithmic ? "log" : "linear", nticks: logarithmic ? 4 : 0, exponentformat: "e" },
-    shapes: [...changes.keys()].map((step) => ({
-      type: "line", xref: "x", yref: "paper", x0: step, x1: step, y0: 0, y1: 1,
-      line: { color: look.soft, width: 1, dash: "dot" },
-    })),
-    annotations: [...changes].map(([step, { texts, details }]) => ({
-      text: plain(shortened([...texts].join(", "), 11, 160)),
-      hovertext: [`step ${stepText(step)}`, ...details].join("<br>"),
-      x: step, y: hasRates ? 0.37 : 1, xref: "x", yref: "paper", yanchor: hasRates ? "middle" : "bottom",
-      showarrow: false, bgcolor: look.paper, font: { size: 11, color: look.soft },
-    })),
-  };
-  if (hasRates) {
-    layout.yaxis2 = { ...grid, title: label("Learning rate"), domain: [0, 0.32], exponentformat: "e", rangemode: "tozero" };
-  }
   await window.Plotly.react(chart, data, layout, CONFIG);
+  if (!chart.dataset.wired) {
+    chart.dataset.wired = "yes";
+    chart.on("plotly_hover", ({ points }) => typeof points[0].x === "number" && pointAt(points[0].x));
+    chart.on("plotly_unhover", () => pointAt(null));
+  }
+  forget = axis === "step" ? followLines(chart, layers.length, tall) : () => {};
+}
+
+const clamp = (share) => Math.min(1, Math.max(0, share));
+
+// The cursor is laid over the chart: to let the library draw it would draw everything.
+function followLines(chart, count, tall) {
+  chart.querySelectorAll(".cursor").forEach((line) => line.remove());
+  const lines = Array.from({ length: count }, () => {
+    const line = document.createElement("div");
+    line.className = "cursor";
+    line.hidden = true;
+    chart.append(line);
+    return line;
+  });
+  return follow((step) => {
+    lines.forEach((line, i) => {
+      const axis = chart._fullLayout?.[`xaxis${i ? i + 1 : ""}`];
+      const x = step === null || !axis ? NaN : axis.l2p(step);
+      line.hidden = !(x >= 0 && x <= axis._length);
+      if (line.hidden) return;
+      const top = chart._fullLayout[`yaxis${i ? 2 * i + 1 : ""}`]._offset;
+      line.style.cssText = `left:${axis._offset + x}px;top:${top}px;height:${tall}px;bottom:auto`;
+    });
+  });
 }

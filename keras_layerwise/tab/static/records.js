@@ -1,6 +1,8 @@
 // The frozen records of runs, side by side, what differs on top.
 
+import { causesFirst, isCause, shown } from "./causes.js";
 import { count, el, refill, sixDigits } from "./dom.js";
+import { visible } from "./text.js";
 
 const GROUPS = {
   user: "User",
@@ -25,23 +27,17 @@ export function statusBadge(record) {
   const status = String(record.status);
   return el(
     "span",
-    { className: `badge ${status in STATUS ? status : ""}`, title: record.error ?? status },
+    { className: `badge ${status in STATUS ? status : ""}`, title: visible(record.error ?? status) },
     STATUS[status] ?? "?",
     el("span", { className: "word" }, ` ${status}`)
   );
-}
-
-// Values arrive as JSON texts, so that 1 and 1.0 stay different; strings are shown as they are.
-function shown(text) {
-  if (text === undefined) return ABSENT;
-  return text.startsWith('"') && text !== '""' ? JSON.parse(text) : text;
 }
 
 function row(label, cells, properties = {}) {
   return el("tr", properties, el("th", { scope: "row" }, label), ...cells);
 }
 
-const cell = (text) => el("td", {}, el("div", { className: "value" }, text));
+const cell = (text) => el("td", {}, el("div", { className: "value" }, visible(text)));
 
 const differs = (key, records) =>
   new Set(records.map((record) => record.values[key])).size > 1;
@@ -54,7 +50,7 @@ function table(runs, caption, rows) {
     el(
       "thead",
       {},
-      el("tr", {}, el("td"), ...runs.map((run) => el("th", { scope: "col" }, run.name)))
+      el("tr", {}, el("td"), ...runs.map((run) => el("th", { scope: "col" }, visible(run.name))))
     ),
     el("tbody", {}, ...rows)
   );
@@ -92,7 +88,7 @@ function fingerprintRows(runs, records) {
   });
 }
 
-const REMARKS = { changes: ", as planned", overrides: ", by override", violations: ", unplanned" };
+const REMARKS = { changes: ", as planned", overrides: ", by override", violations: ", unplanned", phases: ", between two fits" };
 
 const eventLines = (record) =>
   record.events.map(({ kind, step, text }) => `${step === null ? "before training" : `step ${step}`}: ${text}${REMARKS[kind] ?? ""}`);
@@ -131,7 +127,8 @@ function summaryRows(runs, records) {
   return [...rows, ...resultRows(records), ...fingerprintRows(runs, records)];
 }
 
-export function drawHyperparameters(target, note, entries) {
+// entries: [{run, record}]; the section of all values of a run is filled when it is opened.
+export function drawRecords(target, note, entries) {
   const runs = entries.map((entry) => entry.run);
   const records = entries.map((entry) => entry.record);
   note.textContent = runs.length ? "" : "None of the chosen runs has a record: add FreezeHyperparameters to its callbacks.";
@@ -147,12 +144,14 @@ export function drawHyperparameters(target, note, entries) {
   };
   const sections = [["run", "Run", "", true, () => table(runs, "Run", summaryRows(runs, records))]];
   if (runs.length > 1) {
-    const different = keys.filter((key) => differs(key, records));
-    const text = different.length ? count(different.length, "value") : "nothing: every value is the same";
-    sections.push([
-      "differs", "What differs", text, different.length > 0,
-      () => table(runs, "What differs", different.map((key) => valueRow(key, key))),
-    ]);
+    const different = causesFirst(keys.filter((key) => differs(key, records)));
+    const direct = different.filter(isCause), derived = different.filter((key) => !isCause(key));
+    const rows = (some) => () => table(runs, "What differs", some.map((key) => valueRow(key, key)));
+    const text = different.length ? count(direct.length, "value") : "nothing: every value is the same";
+    sections.push(["differs", "What differs", text, direct.length > 0, rows(direct)]);
+    if (derived.length) {
+      sections.push(["derived", "What differs in single layers and the machine", count(derived.length, "value"), false, rows(derived)]);
+    }
   }
   for (const [group, title] of Object.entries(GROUPS)) {
     const own = keys.filter((key) => key === group || key.startsWith(`${group}/`));

@@ -1,0 +1,55 @@
+// Text of others: what can not be seen is shown, what is long is cut where it says least.
+
+// Control characters, and those that turn the direction of what follows.
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+
+// Each such character as its code point: U+202E in the place of a turned line.
+export const visible = (text) =>
+  String(text).replace(UNSEEN, (found) => `⟨U+${found.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+
+// The longest beginning that all texts share, up to where a word of a name ends.
+export function commonPrefix(texts) {
+  if (texts.length < 2) return "";
+  let end = Math.min(...texts.map((text) => text.length)) - 1;
+  for (const text of texts) {
+    let i = 0;
+    while (i < end && text[i] === texts[0][i]) i++;
+    end = i;
+  }
+  while (end > 0 && !"/_. -".includes(texts[0][end - 1])) end--;
+  return texts[0].slice(0, end);
+}
+
+// The middle of a name says least: what it begins with is its group, what it ends with itself.
+export function middleCut(text, most) {
+  if (text.length <= most) return text;
+  const head = Math.floor((most - 1) / 3);
+  return `${text.slice(0, head)}…${text.slice(text.length - (most - 1 - head))}`;
+}
+
+// Names cut to the same length that stay different, where the names are.
+export function distinct(names, most) {
+  const prefix = commonPrefix(names);
+  const short = prefix.length > 3 && names.some((name) => name.length > most);
+  return names.map((name) => middleCut(visible(short ? `…${name.slice(prefix.length)}` : name), most));
+}
+
+// What a filter takes: a regular expression, or plain text where it is none.
+export function matcher(pattern) {
+  if (!pattern) return () => true;
+  try {
+    const expression = new RegExp(pattern, "i");
+    return (text) => expression.test(text);
+  } catch {
+    const wanted = pattern.toLowerCase();
+    return (text) => text.toLowerCase().includes(wanted);
+  }
+}
+
+export function isPattern(pattern) {
+  try {
+    return Boolean(new RegExp(pattern));
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,384 @@
+"""The tab's page over a network with an outline, a sweep, and runs that are not whole."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_layerwise.storage import schema
+from tests.shared import tab_browser
+from tests.shared.tab_browser import chosen, labels, opened, point_at, settle
+from tests.shared.tab_logs import (
+    growing,
+    network,
+    rows,
+    write_broken_runs,
+    write_drift,
+    write_rates,
+    write_record,
+    write_scalars,
+    write_sweep,
+)
+
+pytest.importorskip(
+    "playwright", reason="the page does not depend on the backend; the tests on TensorFlow drive it"
+)
+pytestmark = pytest.mark.skipif(
+    tab_browser.CHROMIUM is None, reason="looks at the page in Chromium, which is not installed"
+)
+
+STEPS = list(range(0, 1000, 20))
+FROZEN = ["stem", "block/0/block_0", "block/1/block_1"]
+UNFROZEN = 500
+TURNED = "layer\u202eevil\x07"
+LONG = ["n" * 5000 + f"/{i}" for i in range(8)]
+PARTS = ["stem/conv", *(f"part:block/{i}/block_{i}" for i in range(17)), "norm_BN", "classes"]
+
+
+def write_network(run, seed=0, leaking=True):
+    """Block 1 is unfrozen at step 500; an average of block 0 moves though it is frozen."""
+    layers = network(frozen=FROZEN)
+    names = [row.name for row in layers]
+    values = growing(STEPS, len(layers), seed)
+    held = np.array([row.part in FROZEN for row in layers])
+    late = np.array([row.part == FROZEN[2] for row in layers])
+    values[:, held] = 0
+    values[np.array(STEPS) > UNFROZEN] += np.where(late, 0.1, 0)
+    alarms = []
+    if leaking:
+        leak = "block_0/expand_BN (non-trainable)"
+        values[5:, names.index(leak)] = 0.3
+        alarms = [schema.alarm("frozen_moved", leak, 100, f"{leak} is frozen, but moved")]
+    ratios = np.where(values > 0, 1e-3, 0)
+    write_drift(
+        run, ["l2", "update_ratio"], layers, STEPS, {"l2": values, "update_ratio": ratios}, alarms
+    )
+    own = [row for row in layers if row.trainable]
+    weights = rows(*(f"{row.name}/kernel" for row in own))
+    rates = np.where([row.part in FROZEN for row in own], 0, np.geomspace(1e-5, 1e-2, len(own)))
+    changes = [
+        schema.change("unfrozen", f"{row.name}/kernel", UNFROZEN, None, None)
+        for row in own
+        if row.part == FROZEN[2]
+    ]
+    write_rates(run, weights, STEPS, np.tile(rates, (len(STEPS), 1)), changes)
+    write_record(run, {"seed": seed}, results={"final": {"loss": seed + 0.5}})
+    write_scalars(
+        run / "validation", "epoch_old_accuracy", range(5), [0.9, 0.8, 0.7, 0.6, 0.5 + seed / 10]
+    )
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    root = tmp_path_factory.mktemp("network")
+    write_network(root / "net" / "a")
+    write_network(root / "net" / "b", seed=1, leaking=False)
+    write_sweep(root, 30)
+    write_broken_runs(root / "broken")
+    values = growing(STEPS, len(LONG))
+    write_drift(root / "long" / ("r" * 200), ["l2"], rows(*LONG), STEPS, {"l2": values})
+    write_drift(root / "turned", ["l2"], rows(TURNED, "head"), STEPS, {"l2": values[:, :2]})
+    with tab_browser.tensorboard(root) as found:
+
+        def loaded():
+            runs = json.loads(found.get("data/plugin/layerwise/runs")[2])["runs"]
+            return len(runs) == 2 + 30 + 8 + 2 and all(
+                run["stamps"] for run in runs if "broken" not in run["name"]
+            )
+
+        tab_browser.wait_for(loaded, "all runs")
+        yield found
+
+
+def runs(*names):
+    return json.dumps(list(names))
+
+
+SWEEP = [f"a-long-common-name-of-a-sweep/trial-{i:03d}" for i in range(30)]
+
+
+def pixel(frame, row, column, columns, panel=0):
+    """The colour in a cell of the picture, a little above its middle."""
+    place = labels(frame).index(row), column, columns
+    return (
+        frame.locator("#heatmap .panel canvas")
+        .nth(panel)
+        .evaluate(
+            """(canvas, [row, column, columns]) => {
+            const rows = document.querySelectorAll("#heatmap .item").length;
+            const strip = 10 * (canvas.width / parseFloat(canvas.style.width));
+            const x = strip + ((canvas.width - strip) * (column + 0.5)) / columns;
+            const y = (canvas.height * (row + 0.2)) / rows;
+            return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
+        }""",
+            place,
+        )
+    )
+
+
+class TestTree:
+    def test_a_large_network_is_shown_by_its_parts(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        titles = [name.replace("part:", "") for name in PARTS]
+        shown = frame.locator("#heatmap .item").evaluate_all("all => all.map(e => e.dataset.key)")
+        assert shown == PARTS
+        assert labels(frame) == titles
+        text = frame.locator("#heatmap .item .label").all_inner_texts()
+        assert text[0] == "stem · stem/conv"
+        assert text[4] == "block 3 · block_3"
+
+    def test_a_part_opens_to_its_layers_and_stays_open(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        frame.locator("#heatmap .item", has_text="block 3 ·").click()
+        inside = frame.locator("#heatmap .item.level2 .label").all_inner_texts()
+        assert inside == [
+            "expand",
+            "expand_BN",
+            "depthwise",
+            "depthwise_BN",
+            "project",
+            "project_BN",
+        ]
+        assert json.loads(chosen(page)["open"]) == ["part:block/3/block_3"]
+        page.reload()
+        frame = tab_browser.tab(page)
+        assert frame.locator("#heatmap .item.level2").count() == 6
+
+    def test_keys_move_through_the_tree_and_open_it(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        frame.locator("#heatmap .item").first.focus()
+        for key in ("ArrowDown", "ArrowRight", "ArrowDown"):
+            page.keyboard.press(key)
+        focused = frame.locator("#heatmap .item:focus")
+        assert focused.get_attribute("title") == "block_0/expand"
+        assert frame.locator("#heatmap [aria-expanded=true]").count() == 1
+        settle(frame, lambda: page.keyboard.press("Enter"))
+        assert json.loads(chosen(page)["layers"]) == ["block_0/expand"]
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        assert frame.locator("#heatmap [aria-expanded=true]").count() == 0
+
+    def test_a_closed_part_shows_what_stands_out_most_in_it(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"), stat="l2")
+        point_at(page, frame, "block/16/block_16", 49, len(STEPS))
+        frame.locator("#tooltip .value").wait_for()
+        closed = float(frame.locator("#tooltip .value").inner_text())
+        frame.locator("#heatmap .item", has_text="block 16 ·").click()
+        found = []
+        for layer in frame.locator("#heatmap .item.level2").evaluate_all(
+            "a => a.map(e => e.title)"
+        ):
+            point_at(page, frame, layer, 49, len(STEPS))
+            frame.locator("#tooltip strong", has_text=layer).first.wait_for()
+            found.append(float(frame.locator("#tooltip .value").inner_text()))
+        assert max(found) == closed
+
+    def test_averages_have_a_scale_of_their_own_and_hide_by_one_switch(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        assert frame.locator("#legends .legend").count() == 2
+        settle(frame, lambda: frame.locator("#averages").uncheck())
+        assert frame.locator("#legends .legend").count() == 1
+
+    def test_zero_has_a_mark_of_its_own_on_every_scale(self, page, board):
+        for scale in ("linear", "log"):
+            frame = opened(page, board, runs=runs("net/a"), scale=scale)
+            zero = pixel(frame, "stem/conv", 20, len(STEPS))
+            assert zero[:3] == [0xDE] * 3
+            assert pixel(frame, "classes", 20, len(STEPS))[:3] != zero[:3]
+
+
+class TestFrozen:
+    def test_one_sentence_says_whether_it_held(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        frame.locator("#held:not(:empty)").wait_for()
+        said = frame.locator("#held").inner_text()
+        assert said == (
+            "12 of 13 frozen layers held; block_0/expand_BN moved though frozen; "
+            "6 unfrozen at step 500."
+        )
+        frame = opened(page, board, runs=runs("net/a", "net/b"))
+        frame.locator("#held", has_text="net/b: 13 of 13 frozen layers held").wait_for()
+
+    def test_alarms_are_told_by_cause_with_a_remedy(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        assert "Moving averages moved though" in frame.locator("#alarms summary").inner_text()
+        assert "training=False" in frame.locator("#alarms .hint").first.inner_text()
+
+
+class TestRates:
+    def test_rates_are_a_heat_map_on_the_same_tree(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"), stat="rates", scale="log")
+        assert labels(frame) == [name.replace("part:", "") for name in PARTS]
+        point_at(page, frame, "classes", 10, len(STEPS))
+        assert float(frame.locator("#tooltip .value").inner_text()) == np.float32(1e-2)
+
+    def test_rates_times_steps_stand_against_distance(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        x = frame.locator("#scatter").evaluate("c => Math.max(...c.data[0].x)")
+        assert x == pytest.approx(1e-2 * STEPS[-1], rel=1e-5)
+        types = frame.locator("#scatter").evaluate(
+            "c => [c.layout.xaxis.type, c.layout.yaxis.type]"
+        )
+        assert types == ["log", "log"]
+
+    def test_update_ratios_stand_on_bands(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        text = frame.locator("#ratios .annotation").all_text_contents()
+        assert text == ["dead", "healthy, about 1e-3", "too large"]
+
+
+class TestForgetting:
+    def test_a_metric_stands_over_total_drift(self, page, board):
+        frame = opened(page, board, runs=runs("net/a", "net/b"))
+        assert frame.locator("#metric").input_value() == "validation/epoch_old_accuracy"
+        ends = frame.locator("#forget").evaluate(
+            "c => c.data.filter(t => t.marker?.size === 10).map(t => t.y[0])"
+        )
+        assert sorted(ends) == pytest.approx([0.5, 0.6])
+
+
+class TestSweep:
+    def test_a_run_is_a_row_with_only_what_differs(self, page, board):
+        frame = opened(page, board, runs=json.dumps(SWEEP))
+        heads = frame.locator("#sweep thead th").all_inner_texts()
+        assert heads == [
+            *("Compare", "Run", "Status", "final accuracy", "final loss"),
+            *("rate", "way", "learning_rate", "Final drift", "Rules"),
+        ]
+        assert frame.locator("#sweep tbody tr").count() == 30
+        names = frame.locator("#sweep tbody th").all_inner_texts()
+        assert len(set(names)) == 30
+
+    def test_results_sort_both_ways(self, page, board):
+        frame = opened(page, board, runs=json.dumps(SWEEP))
+        names = frame.locator("#sweep tbody th")
+        frame.locator("#sweep .sort", has_text="final loss").click()
+        assert names.first.inner_text().endswith("010")
+        frame.locator("#sweep .sort", has_text="final loss").click()
+        assert names.first.inner_text().endswith("029")
+        assert frame.locator("#sweep th[aria-sort=descending]").count() == 1
+
+    @pytest.mark.parametrize(
+        ("column", "pattern", "left"),
+        [("way", "^ev", 15), ("final accuracy", ">0.5", 15), ("rate", "1e-4..1e-3", 10)],
+    )
+    def test_filters_take_ranges_and_expressions(self, page, board, column, pattern, left):
+        frame = opened(page, board, runs=json.dumps(SWEEP))
+        field = frame.get_by_label(f"Filter {column}", exact=True)
+        field.fill(pattern)
+        field.press("Enter")
+        assert frame.locator("#sweep tbody tr").count() == left
+
+    def test_two_runs_are_compared_layer_by_layer(self, page, board):
+        frame = opened(page, board, runs=json.dumps(SWEEP[:10]), pair=json.dumps(SWEEP[:2]))
+        assert frame.locator("#difference .panel").count() == 1
+        ranked = frame.locator("#ranked li").all_inner_texts()
+        assert len(ranked) == 10
+        times = [float(text.split(" moved ")[1].split()[0]) for text in ranked]
+        assert times == sorted(times, reverse=True)
+        section = frame.locator("#hyperparameters details[data-key=differs]")
+        keys = section.locator("tbody th").all_inner_texts()
+        assert keys == ["user/rate", "user/way", "training/learning_rate"]
+
+    def test_the_page_stays_short_and_names_stay_different(self, page, board):
+        frame = opened(page, board, runs=json.dumps(SWEEP))
+        height = frame.locator("body").evaluate("() => document.documentElement.scrollHeight")
+        assert height < 4000
+        shown = frame.locator("#heatmap .head").all_inner_texts()
+        assert len(set(shown)) == 30
+        assert len(set(frame.locator("#runs .name").all_inner_texts())) == 42
+
+    def test_runs_are_filtered_by_expression(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        settle(frame, lambda: frame.locator("#run-filter").fill("trial-00[0-4]$"))
+        assert frame.locator("#runs .run").count() == 5
+
+
+class TestOneBadRun:
+    def test_it_costs_itself_a_row_and_a_mark(self, page, board):
+        bad = ["no-json", "null-in-timeline", "nested", "too-deep", "bad-alarm", "bad-change"]
+        frame = opened(page, board, runs=runs("net/a", *(f"broken/{name}" for name in bad)))
+        assert frame.locator("#heatmap .panel").count() == 1
+        assert frame.locator("#sweep tbody tr").count() == 5
+        broken = frame.locator("#sweep tbody tr.broken")
+        assert broken.count() == 4
+        assert "'timeline' can not be [None]" in broken.nth(1).inner_text()
+        assert frame.locator("#runs .broken").count() == 1
+
+
+class TestNames:
+    def test_names_of_thousands_of_characters_are_drawn_and_stay_apart(self, page, board):
+        frame = opened(page, board, runs=runs(f"long/{'r' * 200}"), layers=json.dumps(LONG[:2]))
+        shown = frame.locator("#heatmap .item .label").all_inner_texts()
+        assert len(set(shown)) == 8
+        assert max(map(len, shown)) < 60
+        assert labels(frame) == LONG
+
+    def test_text_that_turns_direction_is_shown_as_such(self, page, board):
+        frame = opened(page, board, runs=runs("turned"))
+        shown = frame.locator("#heatmap .item .label").first.inner_text()
+        assert shown == "layer⟨U+202E⟩evil⟨U+0007⟩"
+
+
+class TestCursor:
+    def test_one_step_is_pointed_at_in_all_pictures(self, page, board):
+        frame = opened(page, board, runs=runs("net/a", "net/b"), layers=runs("classes"))
+        point_at(page, frame, "classes", 25, len(STEPS))
+        frame.locator("#lines .cursor:not([hidden])").wait_for()
+        assert frame.locator("#heatmap .cursor:not([hidden])").count() == 2
+
+    def test_dragging_zooms_to_steps_that_the_address_keeps(self, page, board):
+        frame = opened(page, board, runs=runs("net/a", "net/b"))
+        point_at(page, frame, "classes", 10, len(STEPS))
+        page.mouse.down()
+        point_at(page, frame, "classes", 19, len(STEPS))
+        settle(frame, page.mouse.up)
+        assert chosen(page)["zoom"] == "200-380"
+        point_at(page, frame, "classes", 0, 10, panel=1)
+        assert frame.locator("#tooltip .step").inner_text() == "step 200"
+        settle(frame, lambda: frame.locator("#drift-reset").click())
+        assert "zoom" not in chosen(page)
+
+
+class TestAccess:
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    def test_axe_finds_no_violation(self, page, board, dark):
+        from axe_playwright_python.sync_playwright import Axe
+
+        if dark:
+            page.goto(f"{board.url}?darkMode=true#layerwise")
+        choices = {"runs": runs("net/a", "net/b", *SWEEP[:2]), "pair": json.dumps(SWEEP[:2])}
+        frame = opened(page, board, **choices, layers=runs("classes"))
+        frame.locator("#table summary").click()
+        inner = page.frames[-1]
+        found = Axe().run(inner).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
+
+
+class TestServer:
+    def test_what_was_drawn_stays_when_the_server_goes(self, page, tmp_path):
+        write_network(tmp_path / "run")
+        with tab_browser.tensorboard(tmp_path) as own:
+            frame = opened(page, own)
+            frame.locator("#heatmap .panel").wait_for()
+            gone = {"status": 200, "body": "gone", "headers": {"content-type": "text/plain"}}
+            page.route("**/layerwise/runs", lambda route: route.fulfill(**gone))
+            page.locator(".reload-button").click()
+            frame.locator("#down:not([hidden])").wait_for()
+            assert "What is shown was read at" in frame.locator("#down").inner_text()
+            assert frame.locator("#heatmap .panel").is_visible()
+            page.unroute("**/layerwise/runs")
+            page.locator(".reload-button").click()
+            frame.locator("#down[hidden]").wait_for(state="attached")
+
+    def test_what_the_page_loads_is_small(self, page, board):
+        sizes = {}
+
+        def note(answer):
+            if "/plugin/layerwise/" in answer.url and answer.url.endswith((".js", ".css", ".html")):
+                sizes[answer.url] = int(answer.headers["content-length"])
+
+        page.on("response", note)
+        opened(page, board, runs=runs("net/a"))
+        assert len(sizes) > 10
+        assert sum(sizes.values()) <= 600_000
