@@ -58,8 +58,8 @@ def uninstall() -> None:
     global _is_on
     with _lock:
         _is_on = False
-        own: Any = vars(keras.Model).get("fit")
-        if own is None or getattr(own, "_keras_layerwise", None) is not own:
+        own: Any = vars(keras.Model).get("fit", keras.Model)
+        if getattr(own, "_keras_layerwise", None) is not own:
             return
         del keras.Model.fit
         original = own.__wrapped__
