@@ -42,7 +42,15 @@ def main():
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": target.parent}})
     client.execute()
     nbformat.write(notebook, target)
-    print(f"{target}: {len(notebook.cells)} cells executed")
+    shown = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    if not shown:
+        sys.exit(f"{target} shows no picture")
+    print(f"{target}: {len(notebook.cells)} cells executed, {len(shown)} pictures")
 
 
 if __name__ == "__main__":

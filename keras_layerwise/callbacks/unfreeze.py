@@ -1,12 +1,15 @@
 """Layers that join training as epochs pass."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
+from keras_layerwise.backend.internals import own_state
 from keras_layerwise.errors import RuleError
-from keras_layerwise.model import selectors
+from keras_layerwise.model import selectors, structure
+from keras_layerwise.model.outline import outline
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer, layerwise_optimizers
 
 
@@ -53,6 +56,58 @@ class GradualUnfreeze(keras.callbacks.Callback):
                 raise ValueError(f"Epochs count from 0; received {epoch}.")
             selectors.check_type(selector)
         self.epochs = dict(sorted(epochs.items()))
+
+    @classmethod
+    def by_block(
+        cls,
+        model: Any,
+        every: int = 1,
+        block: str | re.Pattern[str] | None = None,
+        *,
+        stem: Any = None,
+        head: Any = None,
+    ) -> "GradualUnfreeze":
+        """Makes the callback that unfreezes a model from the head down (ULMFiT's schedule).
+
+        The head trains from the start. After `every` epochs the last block
+        joins it, with the neck; after as many more the block before, and the
+        stem at the end.
+
+        Args:
+            model: a model that is built; see `outline` for its parts.
+            every: epochs between two blocks, an integer above 0.
+            block: see `outline`.
+            stem: see `outline`.
+            head: see `outline`.
+
+        Raises:
+            TypeError: for an `every` that is no integer.
+            ValueError: for an `every` below 1.
+            RuleError: where the parts of `model` cannot be told.
+
+        Example:
+
+        >>> import keras
+        >>> from keras_layerwise import LayerwiseOptimizer, Rule, outline
+        >>> layers = [keras.layers.Dense(4, name=f"dense_{i}") for i in range(3)]
+        >>> model = keras.Sequential([keras.Input((4,)), *layers])
+        >>> body = {outline(model).blocks: Rule(frozen=True)}
+        >>> model.compile(LayerwiseOptimizer("adam", body, model=model), loss="mse")
+        >>> GradualUnfreeze.by_block(model, every=2).epochs
+        {2: (<block 1 (dense_1): 2 weights>,), 4: (<block 0 (dense_0): 2 weights>,)}
+        """
+        if isinstance(every, bool) or not isinstance(every, int):
+            raise TypeError(f"`every` is an integer; received {every!r}.")
+        if every < 1:
+            raise ValueError(f"`every` is at least 1 epoch; received {every}.")
+        parts = outline(model, block, stem=stem, head=head)
+        steps: dict[int, list[Any]] = {}
+        for part in parts:
+            if part is not parts.head and any(map(_can_train(model), part.weights)):
+                steps.setdefault(part.depth, []).append(part)
+        return cls(
+            {every * (i + 1): tuple(steps[depth]) for i, depth in enumerate(sorted(steps)[::-1])}
+        )
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks the selectors against the model."""
@@ -104,3 +159,9 @@ class GradualUnfreeze(keras.callbacks.Callback):
         if problem is not None and not owners:
             raise problem
         return owners
+
+
+def _can_train(model: Any) -> Callable[[Any], bool]:
+    """Says of a weight whether it can ever train, as moving averages can not."""
+    state = {id(w) for place in structure.places(model) for w in own_state(place.layer)}
+    return lambda weight: id(weight) not in state

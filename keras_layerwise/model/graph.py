@@ -229,11 +229,15 @@ class _Builder:
         return [{position}] * len(node.outputs)
 
 
-def graph(model: Any) -> list[Vertex] | None:
+def graph(model: Any, is_split: bool = True) -> list[Vertex] | None:
     """The vertices of `model` in an order in which each follows its parents.
 
     Where a layer is called several times, the calls are one vertex, unless one
     call follows another; then the first has the weights and the later ones none.
+
+    Args:
+        model: the network.
+        is_split: whether a layer that holds blocks becomes a chain of vertices.
 
     Returns:
         None where the order of calls is not known.
@@ -249,7 +253,8 @@ def graph(model: Any) -> list[Vertex] | None:
     for tensor in inner.inputs:
         inputs.append({builder.add((*chain, _Input(tensor.name)), set(), 1)})
     builder.expand(tuple(chain), inputs)
-    return _split_all(_merged(builder))
+    merged = _merged(builder)
+    return _split_all(merged) if is_split else merged
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from keras_layerwise.model.blocks import ADVICE, Blocks, OutOfOrderError, listed
 from keras_layerwise.model.graph import Vertex
 from keras_layerwise.model.structure import Sites
 
+_HEAD = re.compile("head|logits|predictions|classifier")
+
 
 @dataclass
 class Placed:
@@ -57,7 +59,7 @@ def place(model: Any, sites: Sites, block: Any, stem: Any, head: Any) -> Placed:
         )
     given = _given(sites, stem, head)
     pattern = _compiled(block)
-    vertices = _graph(model, given)
+    vertices = _graph(model, given, is_split=pattern is None)
     if vertices is None:
         if pattern is None:
             raise RuleError(
@@ -113,9 +115,9 @@ def _compiled(block: Any) -> re.Pattern[str] | None:
         raise RuleError(f"`block`={block!r} is no regular expression: {error}.") from error
 
 
-def _graph(model: Any, given: _Given) -> list[Vertex] | None:
+def _graph(model: Any, given: _Given, is_split: bool) -> list[Vertex] | None:
     """The graph of `model`, or that of the one layer in it that is not given."""
-    vertices = graph.graph(model)
+    vertices = graph.graph(model, is_split)
     if vertices is not None or any(
         id(w) not in given.stem | given.head for w in own_weights(model)
     ):
@@ -127,7 +129,7 @@ def _graph(model: Any, given: _Given) -> list[Vertex] | None:
     ]
     if len(children) != 1 or not graph.is_model(model):
         return None
-    vertices = _graph(children[0], given)
+    vertices = _graph(children[0], given, is_split)
     if vertices is None:
         return None
     return [replace(vertex, chain=(model, *vertex.chain)) for vertex in vertices]
@@ -154,10 +156,8 @@ def _by_itself(vertices: list[Vertex]) -> Blocks:
     weighted = [i for i, vertex in enumerate(vertices) if vertex.layers]
     scope = _scope(vertices)
     inside = [i for i, vertex in enumerate(vertices) if vertex.chain[: len(scope)] == scope]
-    heads: set[int] = set()
     is_last = not set(weighted) - set(inside) or max(weighted) == max(set(inside) & set(weighted))
-    if is_last and not _is_backbone(scope):
-        heads = stretches.outputs_of(vertices, inside)
+    heads = _heads(vertices, inside, scope) if is_last else set()
     return stretches.by_stretches(vertices, inside, heads)
 
 
@@ -179,13 +179,15 @@ def _scope(vertices: Sequence[Vertex]) -> tuple[Any, ...]:
         scope = chains[most]
 
 
-def _is_backbone(scope: Sequence[Any]) -> bool:
-    """Whether KerasHub calls it a backbone, which has no head."""
-    return any(
+def _heads(vertices: Sequence[Vertex], inside: Sequence[int], scope: Sequence[Any]) -> set[int]:
+    """What makes the outputs; of what KerasHub calls a backbone, only what is named a head."""
+    heads = stretches.outputs_of(vertices, inside)
+    is_backbone = any(
         base.__name__ == "Backbone" and base.__module__.startswith("keras_hub")
         for layer in scope
         for base in type(layer).__mro__
     )
+    return {i for i in heads if not is_backbone or _HEAD.search(vertices[i].layer.name)}
 
 
 # Ranks.
@@ -207,8 +209,8 @@ def _ranks(
     outer = {i for i, v in enumerate(vertices) if v.chain[: len(scope)] != scope}
     has_outer_head = any(vertices[i].layers and not after[i] for i in outer) and bool(count)
     heads: set[int] = set()
-    if not given.head and not has_outer_head and not _is_backbone(scope):
-        heads = stretches.outputs_of(vertices, range(len(vertices)))
+    if not given.head and not has_outer_head:
+        heads = _heads(vertices, range(len(vertices)), scope)
         heads = {i for i in heads if i not in block_of and not after[i]}
     children = _children(vertices)
     ranks, lost = [], []
@@ -383,7 +385,9 @@ def _placed(
     for vertex, rank in zip(vertices, ranks, strict=True):
         for layer in vertex.layers:
             rank_of[id(layer)] = min(rank, rank_of.get(id(layer), rank))
-        parts = [vertex.layer] if isinstance(vertex.layer, keras.Layer) else []
+        is_later_call = not vertex.layers and getattr(vertex.layer, "weights", None)
+        is_layer = isinstance(vertex.layer, keras.Layer) and not is_later_call
+        parts = [vertex.layer] if is_layer else []
         inner = {id(layer) for layer in vertex.layers}
         whole = bool(parts) and inner == {id(layer) for layer in graph.owners_in(vertex.layer)}
         layers[rank] += parts if whole or not vertex.layers else vertex.layers
@@ -397,6 +401,8 @@ def _placed(
             continue
         if said is not None and any(0 < rank <= count for rank in owners):
             middle.append(site.path)
+        if said is None and site.weight.name == "reverse_embeddings":
+            said = count + 2  # the output's matrix, in a layer that is first called on the inputs
         weights[key] = min(owners) if said is None else said
     if lost:
         raise RuleError(

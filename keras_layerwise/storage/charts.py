@@ -1,5 +1,6 @@
 """What TensorBoard draws without a plugin, and Matplotlib figures: pure, values in, charts out."""
 
+import io
 import re
 import struct
 import zlib
@@ -16,6 +17,7 @@ from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 
 _WIDTH, _HEIGHT = 800, 600  # about how large a heat-map is shown
 _MOST_COLUMNS = 400
+_DECADES = 6  # that colours tell apart: the weakest movement would else make all others alike
 _TICKS = 24  # steps that are named below a figure's heat-map
 _LEGEND = 12  # lines that a legend can tell apart
 _NAMED = 3  # of more lines, those that are named at their end
@@ -49,7 +51,7 @@ def heatmap(values: npt.NDArray[np.float64]) -> tuple[bytes, int, int]:
     known = np.isfinite(magnitude)
     most = magnitude[known].max(initial=0.0) or 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.clip(1 + np.log10(magnitude / most) / 6, 0, 1) * (len(_COLOURS) - 1)
+        level = np.clip(1 + np.log10(magnitude / most) / _DECADES, 0, 1) * (len(_COLOURS) - 1)
     level = np.where(known, level, 0)
     low = np.minimum(level.astype(int), len(_COLOURS) - 2)
     part = (level - low)[..., None]
@@ -113,15 +115,24 @@ def figure(
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(9, 4 + 0.16 * len(rows)), layout="constrained")
+    class Shown(Figure):
+        """Shows itself in a notebook, also where pyplot was never imported."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    drawn = Shown(figsize=(9, 4 + 0.16 * len(rows)), layout="constrained")
     above, below = drawn.subplots(2, 1, height_ratios=[max(1.0, 0.08 * len(rows)), 1.0])
     magnitude = np.ma.masked_invalid(np.abs(values.T))
     positive = magnitude[magnitude > 0].compressed()
     scale = None
     if positive.size > 1:
-        scale = LogNorm(positive.min(), positive.max())
+        lowest = max(positive.min(), positive.max() * 10.0**-_DECADES)
+        scale = LogNorm(lowest, positive.max())
         # A logarithmic scale has no place for zero: below its end it is white.
-        magnitude = np.ma.where(magnitude == 0, positive.min() / 2, magnitude)
+        magnitude = np.ma.where(magnitude == 0, lowest / 2, np.ma.maximum(magnitude, lowest))
     colours = colormaps["viridis"].with_extremes(under="white", bad="0.75")
     mesh = above.imshow(magnitude, colours, scale, aspect="auto", interpolation="nearest")
     above.set_yticks(range(len(rows)), rows, fontsize=7)

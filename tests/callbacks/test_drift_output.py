@@ -12,7 +12,7 @@ from tensorboard.util import tensor_util
 import keras_layerwise as kl
 from keras_layerwise.callbacks import drift_output
 from keras_layerwise.model import outline
-from keras_layerwise.storage import schema
+from keras_layerwise.storage import charts, schema
 from tests.shared.drift import (
     X,
     Y,
@@ -56,6 +56,7 @@ class TestOwnStatistic:
         assert f"{drift.history['rms'][-1, 0]:.6g}" in printed[0]
         assert "rms" in drift._repr_html_()
         assert drift.plot("rms").axes[0].get_title().startswith("rms")
+        assert drift.plot("rms")._repr_png_().startswith(b"\x89PNG")  # a notebook asks for it
 
     def test_every_series_says_how_its_statistic_reads(self, tmp_path):
         fit(classifier(), kl.WeightDrift(tmp_path, statistics=schema.STATISTICS), epochs=1)
@@ -280,3 +281,25 @@ class TestManyLayers:
         assert [label.get_text() for label in shown] == drift.history["layers"]
         with pytest.raises(ValueError, match="received 'depth'"):
             drift.plot(by="depth")
+
+
+class TestFigure:
+    def test_what_is_exactly_zero_is_told_from_what_is_small_and_from_what_is_not_defined(self):
+        pytest.importorskip("matplotlib")
+        values = np.array([[0.0, 1e-30, 1.0, np.nan]])
+        drawn = charts.figure(np.array([1]), list("abcd"), values, "l2")
+        (mesh,) = drawn.axes[0].images
+        zero, small, large, missing = (tuple(c) for c in mesh.to_rgba(mesh.get_array())[:, 0])
+        assert (zero, missing) == ((1, 1, 1, 1), (0.75, 0.75, 0.75, 1))
+        assert small == mesh.to_rgba(1e-6)
+        assert large == mesh.to_rgba(1.0) != small
+
+    def test_few_of_many_steps_and_lines_are_named(self):
+        pytest.importorskip("matplotlib")
+        values = np.random.default_rng(0).random((500, 40))
+        drawn = charts.figure(np.arange(500), [f"row {i}" for i in range(40)], values, "l2")
+        above, below = drawn.axes[:2]
+        assert len(above.get_xticks()) <= 24
+        assert len(above.get_yticks()) == 40
+        largest = {f"row {i}" for i in np.argsort(values[-1])[-3:]}
+        assert {text.get_text() for text in below.texts} == largest
