@@ -58,11 +58,11 @@ def uninstall() -> None:
     global _is_on
     with _lock:
         _is_on = False
-        own: Any = vars(keras.Model).get("fit", keras.Model)
+        own: Any = vars(keras.Model).get("fit")
         if getattr(own, "_keras_layerwise", None) is not own:
             return
         del keras.Model.fit
-        original = own.__wrapped__
+        original = vars(own)["__wrapped__"]
         if keras.Model.fit is not original:  # it was not inherited
             keras.Model.fit = original
 
