@@ -30,6 +30,7 @@ OPTIMIZERS: dict[str, tuple[str, Callable[[], Any]]] = {
     "rmsprop": ("RMSprop", lambda: keras.optimizers.RMSprop(RATE)),
     "rmsprop_momentum": ("RMSprop, momentum", lambda: keras.optimizers.RMSprop(RATE, momentum=0.9)),
     "adagrad": ("Adagrad", lambda: keras.optimizers.Adagrad(RATE)),
+    "sgd": ("SGD", lambda: keras.optimizers.SGD(RATE)),
 }
 Side = tuple[Callable[[], Any], Callable[[Any], Any]]  # the model, and its optimizer
 
@@ -334,7 +335,7 @@ def _summary_scalars(model: Any) -> Callable[[], Any]:
 
 def _titled(model: str, optimizer: str, mode: str, groups: int | None = 1) -> str:
     count = {None: "one group a layer", 1: "no rules"}.get(groups, f"{groups} groups")
-    return f"{models.MODELS[model][0]}, {OPTIMIZERS[optimizer][0]}, {mode}, {count}"
+    return f"{models.spec(model)[0]}, {OPTIMIZERS[optimizer][0]}, {mode}, {count}"
 
 
 def _step(model: str, mode: str, groups: int | None, optimizer: str = "adam", **more: Any) -> Case:
@@ -376,6 +377,25 @@ def _scale() -> Iterator[Case]:
             f"update of 300 weights in {groups} groups",
             updates(300, groups),
         )
+
+
+def _sweep(mode: str) -> Iterator[Case]:
+    """A rate for each layer at every width and batch, with every optimizer that has a kernel."""
+    for optimizer in OPTIMIZERS:
+        for width in models.SWEEP:
+            for size in (1, 8, 32, 256):
+                case = _step(f"sweep/{width}/{size}", mode, None, optimizer, slow=True)
+                yield dataclasses.replace(
+                    case,
+                    name=f"sweep/{optimizer}/{width}/{size}",
+                    run=_scaled(case.run, {"width": width, "batch": size, "optimizer": optimizer}),
+                )
+
+
+def _scaled(
+    run: Callable[[float], dict[str, Any]], scale: dict[str, Any]
+) -> Callable[[float], dict[str, Any]]:
+    return lambda seconds: {**run(seconds), "scale": scale}
 
 
 def _of_tensorflow() -> Iterator[Case]:
@@ -518,4 +538,4 @@ def all_cases() -> list[Case]:
         headline=True,
     )
     first = _of_tensorflow() if backend == "tensorflow" else _of_others(mode)
-    return [*first, freezing, *_of_drift(), whole, *_scale(), *_of_tab()]
+    return [*first, freezing, *_of_drift(), whole, *_scale(), *_of_tab(), *_sweep(mode)]

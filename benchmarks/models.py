@@ -57,16 +57,29 @@ MODELS: dict[str, tuple[str, Callable[[], Any], int]] = {  # title, model, batch
 }
 
 
+SWEEP = {8: 50, 16: 50, 32: 50, 64: 50, 96: 30, 128: 20, 256: 8, 512: 6, 1024: 6, 2048: 3}
+"""Widths that are swept, each with as many layers as keep a step short."""
+
+
+def spec(name: str) -> tuple[str, Callable[[], Any], int]:
+    """Title, model and batch size of a name in `MODELS`, or of ``sweep/WIDTH/BATCH``."""
+    if not name.startswith("sweep/"):
+        return MODELS[name]
+    width, size = map(int, name.removeprefix("sweep/").split("/"))
+    count = SWEEP[width]
+    return f"{count} × {width} dense, batch {size}", lambda: _dense(count, width), size
+
+
 def build(name: str) -> Any:
     """A new model, with the same weights each time."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
-    return MODELS[name][1]()
+    return spec(name)[1]()
 
 
 def batch(name: str, model: Any) -> tuple[Any, Any]:
     """One batch on the device; every step gets the same one."""
-    size = MODELS[name][2]
+    size = spec(name)[2]
     rng = np.random.default_rng(0)
     shape = (size, *model.input_shape[1:])
     x = rng.integers(0, 20_000, shape) if name == "embedding" else rng.normal(size=shape)

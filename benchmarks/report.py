@@ -1,5 +1,6 @@
 """The table, the plots and the part of the docs, from what was measured."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from benchmarks import measure
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 OURS = ("LayerwiseOptimizer", "WeightDrift")
+MOST = 1.02  # what the lower end of a point of the sweep may be
 
 
 def rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
@@ -80,6 +82,9 @@ def markdown(record: dict[str, Any]) -> str:
             "Time of one step, and of the first (with trace and compilation):",
             _times(part["cases"].values()),
         ]
+        if found := sweep(part["cases"]):
+            head = ["optimizer", "points", "geometric mean", "highest lower end", f"above {MOST}"]
+            parts += ["The sweep over widths and batches:", _table(head, sweep_lines(found))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -129,7 +134,70 @@ def plots(record: dict[str, Any], folder: Path) -> list[Path]:
             figure.savefig(path, metadata={"Date": None})
             pyplot.close(figure)
             made.append(path)
+        if found := sweep(part["cases"]):
+            path = folder / f"{backend}-sweep.svg"
+            _draw_sweep(found, backend).savefig(path, metadata={"Date": None})
+            made.append(path)
     return made
+
+
+def sweep(cases: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases that belong to the sweep over widths, batches and optimizers."""
+    return [case for name, case in cases.items() if name.startswith("sweep/")]
+
+
+def sweep_lines(found: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """For each optimizer and for all: the geometric mean, the highest point, what lies above."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case in found:
+        groups.setdefault(case["scale"]["optimizer"], []).append(case)
+    if len(groups) > 1:
+        groups["all"] = list(found)
+    lines = []
+    for name, members in groups.items():
+        ratios = [case["ratios"][OURS[0]] for case in members]
+        mean = math.exp(sum(math.log(ratio["median"]) for ratio in ratios) / len(ratios))
+        highest = max(members, key=lambda case: case["ratios"][OURS[0]]["low"])
+        above = [case["title"] for case in members if case["ratios"][OURS[0]]["low"] > MOST]
+        lines.append(
+            [
+                name,
+                str(len(members)),
+                f"{mean:.3f}",
+                f"{highest['ratios'][OURS[0]]['low']:.3f}: {highest['title']}",
+                "; ".join(above) or "none",
+            ]
+        )
+    return lines
+
+
+def _draw_sweep(found: Sequence[dict[str, Any]], title: str) -> Any:
+    """Ratio over width, a panel for each optimizer and a line for each batch, with intervals."""
+    from matplotlib.figure import Figure
+
+    optimizers = list(dict.fromkeys(case["scale"]["optimizer"] for case in found))
+    figure = Figure(figsize=(4 * len(optimizers), 3.5), layout="constrained")
+    panels = figure.subplots(1, len(optimizers), sharey=True, squeeze=False)[0]
+    for axes, optimizer in zip(panels, optimizers, strict=True):
+        mine = [case for case in found if case["scale"]["optimizer"] == optimizer]
+        for size in sorted({case["scale"]["batch"] for case in mine}):
+            line = sorted(
+                (case["scale"]["width"], case["ratios"][OURS[0]])
+                for case in mine
+                if case["scale"]["batch"] == size
+            )
+            medians = [ratio["median"] for _, ratio in line]
+            reach = [
+                [ratio["median"] - ratio["low"] for _, ratio in line],
+                [ratio["high"] - ratio["median"] for _, ratio in line],
+            ]
+            axes.errorbar([w for w, _ in line], medians, reach, marker="o", label=f"batch {size}")
+        axes.axhline(1.0, color="grey", linewidth=0.8)
+        axes.set(xscale="log", xlabel="width", title=optimizer)
+    panels[0].set_ylabel("ours / bare")
+    panels[0].legend()
+    figure.suptitle(f"{title}: a step with a rate for each layer")
+    return figure
 
 
 def _times(results: Iterable[dict[str, Any]]) -> str:

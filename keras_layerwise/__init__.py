@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from keras_layerwise import registration
 
 if TYPE_CHECKING:
+    from keras_layerwise.callbacks.auto_freeze import AutoFreeze as AutoFreeze
     from keras_layerwise.callbacks.freeze import FreezeHyperparameters as FreezeHyperparameters
     from keras_layerwise.callbacks.rate_monitor import LearningRateMonitor as LearningRateMonitor
     from keras_layerwise.callbacks.run import run as run
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 # A submodule must not share a public name: importing it would overwrite the attribute.
 _MODULES = {
     "Assignment": "optimizer.summary",
+    "AutoFreeze": "callbacks.auto_freeze",
     "CSVSink": "storage.sinks",
     "FreezeHyperparameters": "callbacks.freeze",
     "FrozenHyperparameterError": "errors",
@@ -77,6 +79,7 @@ _MODULES = {
 __version__ = "0.1.0"
 __all__ = [
     "Assignment",
+    "AutoFreeze",
     "CSVSink",
     "FreezeHyperparameters",
     "FrozenHyperparameterError",

@@ -137,3 +137,38 @@ def test_the_page_gets_the_headlines_between_its_markers():
 def test_one_file_for_each_kind_of_machine():
     assert machine.kind(ABOUT) == "some-cpu-2-0ghz-2-cores"
     assert machine.kind({**ABOUT, "gpu": "NVIDIA H100"}) == "nvidia-h100"
+
+
+class TestSweep:
+    @staticmethod
+    def case(optimizer, width, median, low):
+        ratio = {"median": median, "low": low, "high": median + 0.1, "verdict": ""}
+        return {
+            "title": f"{width} wide",
+            "scale": {"optimizer": optimizer, "width": width, "batch": 8},
+            "ratios": {"LayerwiseOptimizer": ratio},
+        }
+
+    def test_each_optimizer_has_its_geometric_mean_and_names_what_lies_above(self):
+        found = [
+            self.case("adam", 8, 0.5, 0.45),
+            self.case("adam", 16, 2.0, 1.9),
+            self.case("sgd", 8, 1.0, 0.9),
+        ]
+        lines = report.sweep_lines(found)
+        assert [line[:3] for line in lines] == [
+            ["adam", "2", "1.000"],
+            ["sgd", "1", "1.000"],
+            ["all", "3", "1.000"],
+        ]
+        assert [line[4] for line in lines] == ["16 wide", "none", "16 wide"]
+        assert lines[0][3].startswith("1.900")
+
+    def test_it_is_drawn_a_panel_for_each_optimizer(self, tmp_path):
+        pytest.importorskip("matplotlib", reason="draws the plot; not installed everywhere")
+        cases = {
+            f"sweep/{o}/{w}/8": self.case(o, w, 1.0, 0.9) for o in ("adam", "sgd") for w in (8, 16)
+        }
+        (path,) = report.plots({"tensorflow": {"cases": cases}}, tmp_path)
+        assert path.name == "tensorflow-sweep.svg"
+        assert path.read_text().count("adam") == 1
