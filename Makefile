@@ -10,12 +10,13 @@ PYTEST = -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test properties walk bench check docs notebook test-tensorflow test-jax test-torch test-oldest test-wheel format clean
+.PHONY: help demo test properties fuzz walk bench check docs notebook test-tensorflow test-jax test-torch test-oldest test-wheel format clean
 
 help:
 	@echo "make demo          fine-tune on handwritten digits, four ways (about two minutes)"
 	@echo "make test          checks, then the tests on TensorFlow, JAX and PyTorch"
 	@echo "make properties    a million cases of what must hold for every input (about half an hour of one core)"
+	@echo "make fuzz          a million damaged files through every reader (hours)"
 	@echo "make walk          the parts of every architecture of keras.applications and KerasHub"
 	@echo "make bench         measure what the package costs on this machine"
 	@echo "make check         ruff and mypy"
@@ -34,6 +35,9 @@ test: check test-tensorflow test-jax test-torch
 
 properties: .venv/dev.stamp
 	PROPERTY_ROUNDS=85 .venv/bin/python $(PYTEST) --dist=load tests/test_properties.py
+
+fuzz: .venv/dev.stamp
+	FUZZ_ROUNDS=1000 .venv/bin/python $(PYTEST) --dist=load tests/storage/test_fuzz.py
 
 walk: .venv/dev.stamp
 	KERAS_BACKEND=tensorflow .venv/bin/python $(PYTEST) --dist=load tests/model/walk_architectures.py

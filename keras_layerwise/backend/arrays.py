@@ -51,6 +51,22 @@ class Watched:
         return self._read()
 
 
+def view(variable: Any) -> npt.NDArray[Any]:
+    """A weight that this process holds entirely, without a copy where it lies in its memory.
+
+    Let go of it before the next training step.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        bfloat16 = variable.dtype == "bfloat16"
+        tensor = tf.convert_to_tensor(variable.value)
+        return host(_of_tensorflow(tf.bitcast(tensor, tf.uint16) if bfloat16 else tensor, bfloat16))
+    if keras.backend.backend() == "torch":
+        return host(_of_torch(variable.value.detach()))
+    return np.asarray(variable.value)
+
+
 def copied(piece: Piece) -> Piece:
     """A copy that lies where `piece` lies."""
     array = piece.array

@@ -23,6 +23,12 @@ from keras_layerwise.hyperparameters.functions import sources_in
 from keras_layerwise.hyperparameters.inventory import inventory
 from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.override import log_of
+<<<<<<< HEAD
+=======
+from keras_layerwise.hyperparameters.provenance import REDACT, provenance, redacted
+from keras_layerwise.hyperparameters.row import columns
+from keras_layerwise.model.selectors import select
+>>>>>>> main
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import hparams, schema
 from keras_layerwise.storage.events import EventWriter
@@ -83,6 +89,9 @@ class FreezeHyperparameters(RunCallback):
             and its continuation, such as ``"training/batch_size"``. Epochs, steps
             per epoch and what validation uses always may.
         sinks: where else the record and the results go.
+        redact: globs of names, such as ``"*password*"``; what has such a name
+            in `hyperparameters` or on the command line is stored as
+            ``"(redacted)"``.
 
     Raises:
         TypeError: for a hyperparameter that can not be stored, by its key.
@@ -101,6 +110,9 @@ class FreezeHyperparameters(RunCallback):
     (4, {'dataset': 'toy'}, 'finished')
     """
 
+    records_data = True
+    """Asks ``fit`` for a fingerprint of its arrays."""
+
     def __init__(
         self,
         log_dir: str | os.PathLike[str],
@@ -110,6 +122,7 @@ class FreezeHyperparameters(RunCallback):
         resume: str = "auto",
         ignore: Sequence[str] = (),
         sinks: Iterable[Sink] = (),
+        redact: Sequence[str] = REDACT,
     ) -> None:
         super().__init__(log_dir, sinks)
         for name, value, accepted in (
@@ -130,7 +143,8 @@ class FreezeHyperparameters(RunCallback):
         self.on_change = on_change
         self.resume = resume
         self._ignore = tuple(ignore)
-        self._user = user
+        self._redact = tuple(redact)
+        self._user = redacted(user, self._redact)
         self._record: Record | None = None
         self._values: dict[str, Any] = {}
         self._expected: dict[str, Any] = {}
@@ -208,6 +222,7 @@ class FreezeHyperparameters(RunCallback):
             started=now(),
             layers=Names(self.model).renamed,
             sources=sources_in(flat(values)),
+            provenance=provenance(self._redact),
         )
         return replace(
             record,
@@ -260,10 +275,8 @@ class FreezeHyperparameters(RunCallback):
         record = self.record
         self.open_writer(schema.RECORD_DIR)
         started = datetime.fromisoformat(record.started or now()).timestamp()
-        row = flat(record.values)
-        shown = {k: v for k, v in row.items() if not k.startswith("architecture/weights/")}
         if self._writer is not None:
-            self._writer.summary(hparams.session_start(shown, started), 0)
+            self._writer.summary(hparams.session_start(columns(record.values), started), 0)
         for output in self.outputs():
             output.text("hyperparameters", run_record.markdown(record), self.step())
         self._write_record(self.step())
@@ -380,6 +393,7 @@ class FreezeHyperparameters(RunCallback):
             status, text = FAILED, plain(f"{type(error).__name__}: {error}".rstrip(": "))
         fingerprints = dict(self.record.fingerprints)
         fingerprints.pop("final_weights", None)
+        came_from = {**self.record.provenance, "data": fitting.data_of(self.model)}
         with contextlib.suppress(Exception):  # state that an interrupted step left unusable
             fingerprints["final_weights"] = weights_fingerprint(self.model)
         self._record = replace(
@@ -389,6 +403,7 @@ class FreezeHyperparameters(RunCallback):
             seen=None,
             error=text,
             fingerprints=fingerprints,
+            provenance=came_from,
         )
         self._write_record(self.run.last_step)
         self.close()

@@ -52,6 +52,12 @@ def describe(value: Any, depth: int = 0) -> Any:
     >>> describe([keras.initializers.Zeros(), keras.activations.relu, 0.5])
     ['Zeros()', 'relu', 0.5]
     """
+    if value is None or type(value) in (bool, int):
+        return value
+    if type(value) is float:
+        return plain(_short(value))
+    if isinstance(value, str):
+        return plain(value)
     if depth > _DEEPEST:
         return UNKNOWN
     inner = functools.partial(describe, depth=depth + 1)
@@ -68,7 +74,7 @@ def describe(value: Any, depth: int = 0) -> Any:
         return _array_text(value)
     if not callable(value):
         try:
-            return plain(_short(value) if type(value) is float else value)
+            return plain(value)
         except TypeError:
             pass
     return _callable_text(value, inner) or _object_text(value, inner)
@@ -144,7 +150,8 @@ def _usual_attributes(cls: Any) -> frozenset[str]:
     for kind in named:
         if issubclass(cls, kind):
             found |= vars(kind(name="usual")).keys()
-    return frozenset(found)
+    # What Keras sets on a model as it trains, evaluates and predicts.
+    return frozenset({*found, "history", "stop_evaluating", "stop_predicting", "stop_training"})
 
 
 def _is_state(value: Any) -> bool:

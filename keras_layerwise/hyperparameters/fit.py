@@ -10,11 +10,16 @@ import math
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import keras
 
+<<<<<<< HEAD
 from keras_layerwise.backend import internals
+=======
+from keras_layerwise.hyperparameters.provenance import data_fingerprint
+>>>>>>> main
 from keras_layerwise.storage.values import UNKNOWN
 
 NONE = "none"
@@ -27,6 +32,7 @@ class _Running(NamedTuple):
     by_wrapper: bool
 
 
+_data: "weakref.WeakKeyDictionary[Any, Future[str]]" = weakref.WeakKeyDictionary()
 _descriptions: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 _running: "weakref.WeakKeyDictionary[Any, _Running]" = weakref.WeakKeyDictionary()
 
@@ -47,6 +53,7 @@ _TOLD_BY = {
 def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) -> Any:
     """Notes what a ``fit`` of `model` that begins now was given; `end` takes what this returns."""
     before = _running.get(model)
+<<<<<<< HEAD
     _descriptions.pop(model, None)
     with contextlib.suppress(Exception):  # what nobody thought of is unknown, and no one's error
         _descriptions[model] = describe(arguments)
@@ -59,7 +66,25 @@ def begin_loop(model: Any, callbacks: Iterable[Any]) -> Any:
     before = _running.get(model)
     _descriptions.pop(model, None)
     _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
+=======
+    given = tuple(callbacks)
+    _descriptions[model] = describe(arguments)
+    _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=True)
+    _data.pop(model, None)
+    is_arrays = _descriptions[model]["data"] == "arrays"
+    if is_arrays and any(getattr(callback, "records_data", False) for callback in given):
+        _data[model] = data_fingerprint((arguments["x"], arguments["y"]))
+>>>>>>> main
     return before
+
+
+def data_of(model: Any) -> str:
+    """The fingerprint of the arrays that the last ``fit`` of `model` was given.
+
+    Waits until they are read; ``"unknown"`` for what are no arrays.
+    """
+    future = _data.get(model)
+    return UNKNOWN if future is None else future.result()
 
 
 def end(model: Any, before: Any) -> None:

@@ -67,6 +67,8 @@ class Record:
             ``time`` and ``changes``, each ``key``, ``old``, ``new``.
         resumptions: when and at which step training went on in this directory.
         error: what ended a failed run.
+        provenance: git commit, command line, host, process and packages of
+            the process that began the run; no part of what is compared.
         sources: source of the user's functions and classes by the tag of
             their code; shown, and no part of what is compared.
         end_file: the event file that holds the end of the HParams session.
@@ -93,6 +95,7 @@ class Record:
     phases: Sequence[Mapping[str, Any]] = field(default_factory=list)
     resumptions: Sequence[Mapping[str, Any]] = field(default_factory=list)
     error: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     end_file: str | None = None
 

@@ -6,6 +6,8 @@ from typing import Any
 from keras_layerwise.storage import schema
 from keras_layerwise.tab.reading import Run
 
+_STATE = " (non-trainable)"
+
 
 def describe(run: Run) -> dict[str, Any]:
     """Statistics, rows and how far each series has come."""
@@ -31,7 +33,12 @@ def describe(run: Run) -> dict[str, Any]:
 def with_turns(changes: list[dict[str, Any]], turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Changes, and those turns that no change of a row or of a weight below it tells already."""
     told = {(change.get("what"), prefix) for change in changes for prefix in _above(change["row"])}
-    return [*changes, *(turn for turn in turns if (turn["what"], turn["row"]) not in told)]
+    return [*changes, *(turn for turn in turns if (turn["what"], _layer(turn["row"])) not in told)]
+
+
+def _layer(row: str) -> str:
+    """The layer of a row, which may be of its moving averages."""
+    return row.removesuffix(_STATE)
 
 
 def _above(row: str) -> list[str]:

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -26,7 +27,9 @@ def fitted(data=(x, y), **arguments):
     model = small()
     model.compile("sgd", "mse")
     feed = {"x": data[0], "y": data[1]} if isinstance(data, tuple) else {"x": data}
-    model.fit(**feed, verbose=0, **arguments)
+    with tempfile.TemporaryDirectory() as directory:
+        callbacks = [kl.FreezeHyperparameters(directory)]
+        model.fit(**feed, verbose=0, callbacks=callbacks, **arguments)
     return kl.inventory(model)["training"]
 
 

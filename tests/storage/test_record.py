@@ -1,6 +1,9 @@
 """The record: plain values, fingerprints, differences, one file."""
 
+import argparse
 import dataclasses
+import datetime
+import decimal
 import enum
 import json
 import math
@@ -169,3 +172,21 @@ def test_reading_a_record_imports_no_keras(tmp_path):
         "assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("given_value", "stored"),
+    [
+        (datetime.datetime(2026, 1, 2, 3, 4), "2026-01-02T03:04:00"),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (datetime.timedelta(hours=1), "1:00:00"),
+        (decimal.Decimal("0.10"), "0.10"),
+        (argparse.Namespace(lr=0.1, path=Path("a")), {"lr": 0.1, "path": "a"}),
+        (np.dtype("float32"), "float32"),
+        (np.float16, "float16"),
+        ({3, 1}, [1, 3]),
+        (frozenset({"b", "a"}), ["a", "b"]),
+    ],
+)
+def test_what_people_have_as_settings_is_taken(given_value, stored):
+    assert plain({"key": given_value}) == {"key": stored}

@@ -113,9 +113,9 @@ def logdir(tmp_path_factory, values):
         renamed = {"dense": layer} if layer != "dense" else {}
         write_record(root / "stable" / name, {"name": name}, layers=renamed)
     with writing(root / "turns" / schema.DRIFT_DIR) as writer:
-        model = rows("a", "b", "c", frozen=["a", "b"])
+        model = rows("a", "b", "b (non-trainable)", "c", frozen=["a", "b", "b (non-trainable)"])
         series, tag = schema.Series("frozen", model), schema.frozen_tag(model)
-        for step, states in [(0, [1, 1, 0]), (10, [0, 1, 0]), (20, [0, 0, 1])]:
+        for step, states in [(0, [1, 1, 1, 0]), (10, [0, 1, 1, 0]), (20, [0, 0, 0, 1])]:
             writer.vector(series, tag, states, step)
     changes = [schema.change("unfrozen", "b/kernel", 15, None, None)]
     write_rates(root / "turns", rows("b/kernel"), [0], [[1]], changes)

@@ -302,7 +302,7 @@ class TestOneBadRun:
         assert frame.locator("#sweep tbody tr").count() == 5
         broken = frame.locator("#sweep tbody tr.broken")
         assert broken.count() == 4
-        assert "'timeline' can not be [None]" in broken.nth(1).inner_text()
+        assert "'timeline' can not be [None]" in broken.nth(2).inner_text()
         assert frame.locator("#runs .broken").count() == 1
 
 

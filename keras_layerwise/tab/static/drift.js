@@ -78,8 +78,8 @@ export function redraw() {
   const chart = byId("heatmap");
   chart.hidden = !rows.length || !panels.length;
   chart.setAttribute("aria-label", summaryOf(panels, rows, kind));
-  if (chart.hidden) return;
-  drawHeatmap(chart, {
+  if (chart.hidden) return chart.replaceChildren();
+  return drawHeatmap(chart, {
     panels, rows, scales, prefix: tree.prefix, look, selected: new Set(listOf("layers").map(layerOf)),
     on: {
       hover: showTooltip,
