@@ -23,12 +23,8 @@ from keras_layerwise.hyperparameters.functions import sources_in
 from keras_layerwise.hyperparameters.inventory import inventory
 from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.override import log_of
-<<<<<<< HEAD
-=======
 from keras_layerwise.hyperparameters.provenance import REDACT, provenance, redacted
 from keras_layerwise.hyperparameters.row import columns
-from keras_layerwise.model.selectors import select
->>>>>>> main
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import hparams, schema
 from keras_layerwise.storage.events import EventWriter

@@ -15,11 +15,8 @@ from typing import Any, NamedTuple
 
 import keras
 
-<<<<<<< HEAD
 from keras_layerwise.backend import internals
-=======
 from keras_layerwise.hyperparameters.provenance import data_fingerprint
->>>>>>> main
 from keras_layerwise.storage.values import UNKNOWN
 
 NONE = "none"
@@ -53,11 +50,15 @@ _TOLD_BY = {
 def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) -> Any:
     """Notes what a ``fit`` of `model` that begins now was given; `end` takes what this returns."""
     before = _running.get(model)
-<<<<<<< HEAD
+    given = tuple(callbacks)
     _descriptions.pop(model, None)
+    _data.pop(model, None)
     with contextlib.suppress(Exception):  # what nobody thought of is unknown, and no one's error
         _descriptions[model] = describe(arguments)
-        _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
+        _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=True)
+        is_arrays = _descriptions[model]["data"] == "arrays"
+        if is_arrays and any(getattr(callback, "records_data", False) for callback in given):
+            _data[model] = data_fingerprint((arguments["x"], arguments["y"]))
     return before
 
 
@@ -65,16 +66,8 @@ def begin_loop(model: Any, callbacks: Iterable[Any]) -> Any:
     """Notes a loop of the user's own, of which nothing is known but its callbacks."""
     before = _running.get(model)
     _descriptions.pop(model, None)
-    _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
-=======
-    given = tuple(callbacks)
-    _descriptions[model] = describe(arguments)
-    _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=True)
     _data.pop(model, None)
-    is_arrays = _descriptions[model]["data"] == "arrays"
-    if is_arrays and any(getattr(callback, "records_data", False) for callback in given):
-        _data[model] = data_fingerprint((arguments["x"], arguments["y"]))
->>>>>>> main
+    _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
     return before
 
 
