@@ -155,7 +155,7 @@ def optimizers_of(model: Any) -> list[Any]:
 
 def _is_unused(model: Any, optimizer: Any) -> bool:
     compiled = getattr(model, "optimizer", None)
-    is_default = optimizer is compiled and type(optimizer) is keras.optimizers.RMSprop
+    is_default = optimizer is compiled and isinstance(optimizer, keras.optimizers.RMSprop)
     return is_default and not int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 

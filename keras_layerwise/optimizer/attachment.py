@@ -134,7 +134,8 @@ def frozen_layers(model: Any) -> frozenset[int]:
     """The ``id`` of every layer of `model` that its optimizers freeze whole.
 
     A layer is frozen whole where all its trainable weights are frozen by rule;
-    one without trainable weights follows the layers that hold it.
+    one without trainable weights follows the layers that hold it, or the part
+    of an outline that was frozen.
     """
     known = _known.get(model)
     if known is None:
@@ -175,11 +176,19 @@ def _frozen_whole(model: Any, optimizers: list[Any]) -> frozenset[int]:
         for layer in (layer for chain in site.chains for layer in chain):
             trains[id(layer)] = trains.get(id(layer), False) or id(site.weight) not in frozen
     whole: set[int] = set()
+    alone = []
     for place in structure.places(model):
         holders = [chain[-2] for chain in place.chains if len(chain) > 1]
         follows = bool(holders) and all(id(holder) in whole for holder in holders)
         if not trains.get(id(place.layer), not follows):
             whole.add(id(place.layer))
+        elif id(place.layer) not in trains and place.layer.weights:
+            alone.append(place.layer)
+    parts = [part for optimizer in optimizers for part in optimizer.plan.frozen_parts()]
+    for part in parts if alone else ():
+        if all(id(w) in frozen for w in part.weights if w.trainable):
+            own = {id(layer) for layer in part.layers}
+            whole.update(id(layer) for layer in alone if id(layer) in own)
     return frozenset(whole)
 
 

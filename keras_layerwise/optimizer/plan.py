@@ -58,6 +58,7 @@ class Plan:
         self._trainers: list[Any] = []
         self._position: dict[int, int] = {}
         self._in_place = False
+        self.frozen_by_hand: list[Any] = []
 
     # Models.
 
@@ -255,6 +256,11 @@ class Plan:
         found = rules_module.resolve(asked, self.sites, may_train)
         return sorted(self._position[id(self.sites[i].weight)] for i in found)
 
+    def frozen_parts(self) -> list[Any]:
+        """The parts of an outline that rules, or a call of `freeze`, selected to be frozen."""
+        asked = [selector for selector, rule in self.rules if rule.frozen] + self.frozen_by_hand
+        return [part for selector in asked for part in _parts(selector)]
+
     def change(self, positions: Iterable[int], **changes: Any) -> None:
         """Changes the rule of weights, as `frozen` or `multiplier`."""
         for position in positions:
@@ -355,3 +361,9 @@ class Plan:
             else rate
             for rate, setting in zip(rates, self.settings, strict=True)
         )
+
+
+def _parts(selector: Any) -> list[Any]:
+    if isinstance(selector, (list, tuple)):
+        return [part for member in selector for part in _parts(member)]
+    return [selector] if selectors.is_part(selector) else []

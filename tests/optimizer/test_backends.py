@@ -96,7 +96,10 @@ def reference(name, rules=True):
     found = Reference(**INNER[name][1])
     if rules:
         found.rates = [0.1 * RATE, 0.05, RATE, RATE]
-        found.decays[0] = 0.9
+        found.decays[:2] = [
+            0.9,
+            0.9,
+        ]  # the bias takes its rate from one rule, its decay from another
         found.frozen[3] = True
     return found
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_layerwise import LayerwiseOptimizer, Rule, inventory
+from keras_layerwise import LayerwiseOptimizer, Rule, inventory, outline
 from keras_layerwise.backend import frozen_layers
 from tests.shared import models
 from tests.shared.models import numpy, weights_of
@@ -79,6 +79,29 @@ def test_a_layer_that_trains_in_part_uses_its_batches():
 
 def body(model, name):
     return model.get_layer("body").get_layer(name)
+
+
+def test_a_layer_without_weights_follows_the_part_that_was_frozen():
+    def stack(still=()):
+        keras.utils.set_random_seed(3)
+        bare = [L.BatchNormalization(name=f"n{i}", center=False, scale=False) for i in range(2)]
+        dense = [L.Dense(4, name=f"d{i}") for i in range(2)]
+        layers = [dense[0], bare[0], dense[1], bare[1], L.Dense(2, name="head")]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        for name in still:
+            model.get_layer(name).trainable = False
+        return model
+
+    model = stack()
+    first = outline(model).blocks[0]
+    assert {layer.name for layer in first.layers} >= {"d0", "n0"}
+    for rules, still in (({first: FROZEN}, ["d0", "n0"]), ({"d0": FROZEN}, ["d0"])):
+        by_rule, by_flag = model if first in rules else stack(), stack(still)
+        by_rule.compile(LayerwiseOptimizer("sgd", rules, fused=False), "mse")
+        by_flag.compile("sgd", "mse")
+        train(by_rule)
+        train(by_flag)
+        assert_equal(by_rule, by_flag)
 
 
 def test_flags_and_files_stay_the_users():
