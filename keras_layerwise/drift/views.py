@@ -69,7 +69,8 @@ def look(
     Raises:
         RuleError: where `select` picks nothing.
     """
-    if not (model.built and model.weights):
+    # A model with a `train_step` of its own may never be built, only its parts.
+    if not model.weights:
         return None
     every: tuple[structure.Site, ...] = structure.sites(model)
     chosen = every

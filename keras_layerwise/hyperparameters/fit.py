@@ -140,7 +140,7 @@ def optimizers_of(model: Any) -> list[Any]:
 
 
 def _is_unused(model: Any, optimizer: Any) -> bool:
-    is_default = optimizer is model.optimizer and type(optimizer) is keras.optimizers.RMSprop
+    is_default = optimizer is model.optimizer and isinstance(optimizer, keras.optimizers.RMSprop)
     return is_default and not int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 

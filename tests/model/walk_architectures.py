@@ -215,7 +215,7 @@ BACKBONES = {
     "T5Backbone": (6, {}),
     "T5GemmaBackbone": (5, {}),
     "VGGBackbone": (3, {"stackwise_num_repeats": [2, 2, 3], "stackwise_num_filters": [4, 4, 8],
-                        **SMALL_IMAGE}),
+                        **IMAGE}),
     "ViTBackbone": (3, SMALL_IMAGE),
     "ViTDetBackbone": (3, {"global_attention_layer_indices": [0, 2], **SMALL_IMAGE}),
     "VideoPrismBackbone": (4, {"num_frames": 2, "num_spatial_layers": 2, "num_temporal_layers": 2,
@@ -303,7 +303,7 @@ def test_backbone_and_its_tasks(name):
         assert found.stem.weights == parts.stem.weights
         new = {id(weight) for weight in model.weights} - {id(weight) for weight in body.weights}
         assert new <= {id(weight) for weight in found.head.weights}, task
-    assert built == len(list(tasks_of(type(body)))) or built
+    assert built or not list(tasks_of(type(body)))
 
 
 @pytest.mark.parametrize("name", ASKED)

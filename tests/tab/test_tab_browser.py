@@ -200,7 +200,7 @@ class TestPictures:
         assert tab.locator("#layer-count").inner_text().startswith("1 of ")
         assert labels(tab) == ["head"]
         settle(tab, lambda: tab.locator("#layer-filter").fill("^(stem|block_[12])$"))
-        assert labels(tab) == ["stem", "block_1", "block_2"]
+        assert labels(tab) == ["block/0/stem", "stem", "block_1", "block_2"]
         settle(
             tab, lambda: tab.locator("#layer-filter").fill("block_(")
         )  # no expression: plain text
