@@ -20,6 +20,7 @@ class Section:
 
     title: str
     lines: list[str]
+    is_chief: bool = False  # cut after the others
 
 
 def page(sections: Iterable[Section], limit: int | None) -> list[str]:
@@ -36,25 +37,25 @@ def page(sections: Iterable[Section], limit: int | None) -> list[str]:
     """
     first, *rest = sections
     shown = [first, *(section for section in rest if section.lines)]
-    most = max((len(section.lines) for section in shown), default=0)
-    while limit is not None and most > 1 and _height(shown, most) > limit:
-        most -= 1
+    sizes = [len(section.lines) for section in shown]
+    for chief, least in ((False, 4), (True, 4), (False, 1), (True, 1)):
+        for most in range(max(sizes), least - 1, -1):
+            if limit is None or len(sizes) + sum(sizes) <= limit:
+                break
+            sizes = [
+                min(size, most) if section.is_chief == chief else size
+                for section, size in zip(shown, sizes, strict=True)
+            ]
     found = []
-    for section in shown:
+    for section, size in zip(shown, sizes, strict=True):
         found.append(section.title)
-        found += section.lines if len(section.lines) <= most else section.lines[: most - 1]
-        if len(section.lines) > most:
-            found.append(f"{_indent(section)}.. {len(section.lines) - most + 1} more lines: --full")
+        if size == len(section.lines):
+            found += section.lines
+            continue
+        margin = _MARGIN if section.lines[0].startswith(" ") else ""
+        found += section.lines[: size - 1]
+        found.append(f"{margin}.. {len(section.lines) - size + 1} more lines: --full")
     return found
-
-
-def _height(sections: Sequence[Section], most: int) -> int:
-    return sum(1 + min(len(section.lines), most) for section in sections)
-
-
-def _indent(section: Section) -> str:
-    line = section.lines[0]
-    return line[: len(line) - len(line.lstrip())]
 
 
 def fitted(text: str, width: int = WIDTH) -> str:

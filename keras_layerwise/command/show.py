@@ -1,5 +1,6 @@
 """One run: what it was set to, what came out, how far it moved and what was alarming."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -86,7 +87,7 @@ def rule_lines(training: dict[str, Any]) -> list[str]:
             found[rule, ", ".join(said)] += 1
         lines = [
             fitted(f"  {rule}: {said} ({count} weight{'s' if count > 1 else ''})")
-            for (rule, said), count in found.items()
+            for (rule, said), count in sorted(found.items(), key=lambda item: _place(item[0][0]))
         ]
     rules = training.pop("rules", None)
     if isinstance(rules, Mapping):
@@ -97,6 +98,14 @@ def rule_lines(training: dict[str, Any]) -> list[str]:
 
 
 _SIGNS = {"multiplier": "×", "learning_rate": "rate", "weight_decay": "decay"}
+
+
+def _place(rule: str) -> tuple[int, int]:
+    """Where a rule's part of the network comes: records are sorted by their text."""
+    block = re.match(r"block (\d{1,9})", rule)
+    if block:
+        return 1, int(block[1])
+    return {"stem": 0, "neck": 2, "head": 3}.get(rule, 4), 0
 
 
 def _duration(record: Record) -> str:
@@ -210,7 +219,7 @@ def drift_sections(drift: Mapping[str, Any]) -> list[Section]:
     lines = columns(heads, cells)[0] if cells else []
     against = f" against {drift['reference']}" if drift["reference"] else ""
     title = fitted(f"{title}, at step {drift['step']}{against}")
-    return [Section(title, lines), _alarms(drift), _problems(drift)]
+    return [Section(title, lines, is_chief=True), _alarms(drift), _problems(drift)]
 
 
 def spoken(part: str) -> str:
