@@ -3,8 +3,8 @@
 The network learns the handwritten digits 0 to 4 that scikit-learn ships. Then
 its body gets a new head and learns 5 to 9 from few examples: with one rate for
 all layers, with the head alone, with a rate that falls from the head down, and
-with layers that join one after the other. Where a rule freezes the body, its
-batch normalization raises an alarm: its averages move all the same.
+with layers that join one after the other. Where a rule freezes the body, its batch
+normalization keeps its averages, as with trainable = False.
 
     python examples/finetune_digits.py --seeds 5
 """
@@ -42,10 +42,9 @@ with no_log_lines():
 
 WAYS = ("one rate for all", "head only", "layer decay", "gradual unfreezing")
 EXAMPLES = 10  # of each digit to fine-tune on; the other 170 or so are for the test
-ALARM = """\
-The alarm on norm: a rule that freezes a layer keeps its weights still, but
-BatchNormalization goes on averaging what passes through it, so the frozen body
-no longer computes what it did. norm.trainable = False keeps the averages, too."""
+FROZEN = """\
+Under "head only" the averages of norm stay, too: a layer that a rule freezes
+computes what it did before."""
 
 
 def load():
@@ -188,7 +187,7 @@ def main():
             log_dir = logs / f"seed-{seed}" / way.replace(" ", "_")
             results[way].append(finetune(body_weights, way, seed, train, test, epochs, log_dir))
 
-    print(f"\n{table(results)}\n\n{ALARM}\n")
+    print(f"\n{table(results)}\n\n{FROZEN}\n")
     print(f'Every run in TensorBoard, in the tab "Layerwise":\n  tensorboard --logdir {logs}')
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keras_layerwise.callbacks.auto_freeze import AutoFreeze as AutoFreeze
     from keras_layerwise.callbacks.freeze import FreezeHyperparameters as FreezeHyperparameters
     from keras_layerwise.callbacks.rate_monitor import LearningRateMonitor as LearningRateMonitor
+    from keras_layerwise.callbacks.run import run as run
     from keras_layerwise.callbacks.unfreeze import GradualUnfreeze as GradualUnfreeze
     from keras_layerwise.callbacks.weight_drift import WeightDrift as WeightDrift
     from keras_layerwise.drift.interpolation import interpolate as interpolate
@@ -72,6 +73,7 @@ _MODULES = {
     "outline": "model.outline",
     "override": "hyperparameters.override",
     "reestimate_averages": "drift.interpolation",
+    "run": "callbacks.run",
 }
 
 __version__ = "0.1.0"
@@ -106,6 +108,7 @@ __all__ = [
     "outline",
     "override",
     "reestimate_averages",
+    "run",
 ]
 
 

@@ -41,6 +41,7 @@ class RunCallback(keras.callbacks.Callback):
     """It changes nothing of the training, so that it is no part of its configuration."""
 
     resume = "auto"
+    counts_batches = False
 
     _made_with: tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -137,7 +138,7 @@ class RunCallback(keras.callbacks.Callback):
         if self._is_open:
             self._end_run(RuntimeError("Training did not end, and another began."))
         model = self.model
-        for optimizer in layerwise_optimizers(model.optimizer):
+        for optimizer in layerwise_optimizers(getattr(model, "optimizer", None)):
             optimizer.attach(model)
         note_calling_frame(model)
         self._run = None

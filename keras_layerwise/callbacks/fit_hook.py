@@ -3,8 +3,9 @@
 Keras tells a callback neither what ``fit`` was given nor that training raised
 or was interrupted. Both are known to the caller of ``fit`` only, so ``fit`` is
 wrapped, once and transparently, when this package and Keras are both loaded.
-The wrapper acts for our callbacks and optimizers only, and keeps nothing of a
-``fit`` that has ended.
+The wrapper acts for our callbacks and optimizers only. Of a ``fit`` that has
+ended it keeps, for `inventory`, what it was given in a few plain values, as
+long as the model lives.
 """
 
 import functools
@@ -57,17 +58,17 @@ def uninstall() -> None:
     global _is_on
     with _lock:
         _is_on = False
-        own = vars(keras.Model).get("fit")
-        if own is None or not _is_ours(own):
+        own: Any = vars(keras.Model).get("fit")
+        if getattr(own, "_keras_layerwise", None) is not own:
             return
         del keras.Model.fit
-        original = own.__wrapped__
+        original = vars(own)["__wrapped__"]
         if keras.Model.fit is not original:  # it was not inherited
             keras.Model.fit = original
 
 
 def _is_ours(fit: Any) -> bool:
-    # functools.wraps copies the mark to what others wrap around it, which is as good.
+    # functools.wraps copies the mark to what others wrap around it: ours is inside.
     return hasattr(fit, "_keras_layerwise")
 
 
@@ -85,7 +86,7 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         bound.apply_defaults()
         callbacks = tuple(_flatten(bound.arguments.get("callbacks")))
         ours = [callback for callback in callbacks if isinstance(callback, RunCallback)]
-        before = given.begin(self, bound.arguments, callbacks) if ours else None
+        before = given.begin(self, bound.arguments, callbacks)
         del bound
         try:
             return original(self, *args, **kwargs)
@@ -98,10 +99,9 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
                 raise RuntimeError(MULTI_WORKER) from error
             raise
         finally:
-            if ours:
-                given.end(self, before)
+            given.end(self, before)
 
-    fit._keras_layerwise = True  # type: ignore[attr-defined]
+    fit._keras_layerwise = fit  # type: ignore[attr-defined]
     return fit
 
 

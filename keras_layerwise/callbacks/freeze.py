@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from keras_layerwise.backend import internals
 from keras_layerwise.backend.processes import is_chief
 from keras_layerwise.callbacks import run_record, runs
 from keras_layerwise.callbacks.base import RunCallback
+from keras_layerwise.callbacks.others import planned_keys, trial_of
 from keras_layerwise.errors import FrozenHyperparameterError
 from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
@@ -25,7 +25,6 @@ from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.override import log_of
 from keras_layerwise.hyperparameters.provenance import REDACT, provenance, redacted
 from keras_layerwise.hyperparameters.row import columns
-from keras_layerwise.model.selectors import select
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import hparams, schema
 from keras_layerwise.storage.events import EventWriter
@@ -173,7 +172,7 @@ class FreezeHyperparameters(RunCallback):
         if not (directory / schema.RECORD_FILE).exists():
             return ()
         # A run that was killed may have left a checkpoint that is ahead of its record.
-        planned = self._planned(math.inf)
+        planned = planned_keys(self.model, math.inf)
         now = self._flat(self._values)
         found = run_record.unlike(load_record(directory), now, self._ignore)
         return [difference for difference in found if difference.key not in planned]
@@ -196,7 +195,7 @@ class FreezeHyperparameters(RunCallback):
         self._open()
 
     def _look(self) -> None:
-        for optimizer in layerwise_optimizers(self.model.optimizer):
+        for optimizer in layerwise_optimizers(getattr(self.model, "optimizer", None)):
             if self.model.built and not optimizer.built:
                 self.model.optimizer.build(self.model.trainable_variables)
         self._values = self._read()
@@ -204,7 +203,7 @@ class FreezeHyperparameters(RunCallback):
         self._seen_at = fitting.step_count(self.model)
 
     def _read(self) -> dict[str, Any]:
-        user = {**_trial(fitting.callbacks_of(self.model) or ()), **self._user}
+        user = {**trial_of(self.model), **self._user}
         values = {**inventory(self.model), "user": user}
         return {group: values[group] for group in GROUPS}
 
@@ -239,7 +238,7 @@ class FreezeHyperparameters(RunCallback):
         }
         found = list(differences(last, current))
         if self.run.began == "resumed":  # the checkpoint may be of another epoch
-            planned = self._planned(math.inf)
+            planned = planned_keys(self.model, math.inf)
             found = [d for d in found if d.key not in planned and not run_record.is_rate(d.key)]
         changes = [difference._asdict() for difference in found]
         phase = {"step": step, "time": now(), "changes": changes}
@@ -295,8 +294,8 @@ class FreezeHyperparameters(RunCallback):
             FrozenHyperparameterError: where something changed, by `on_change`.
         """
         super().on_epoch_end(epoch, logs)
-        directions = _directions(self.model)
-        self._record = run_record.with_results(self.record, logs or {}, directions)
+        better = run_record.directions(self.model)
+        self._record = run_record.with_results(self.record, logs or {}, better)
         results = self.record.results
         scalars = {
             f"{prefix}{name}": value
@@ -323,7 +322,7 @@ class FreezeHyperparameters(RunCallback):
         if not found:
             return
         step = self.step()
-        planned = self._planned(self._epoch)
+        planned = planned_keys(self.model, self._epoch)
         changes = [d for d in found if d.key in planned]
         violations = [d for d in found if d not in changes]
         record = self.record
@@ -352,17 +351,6 @@ class FreezeHyperparameters(RunCallback):
             save_record(self.record, self.directory)
         except OSError as error:
             warnings.warn(f"The record is behind: {error}. Training goes on.", stacklevel=2)
-
-    def _planned(self, last_epoch: float) -> set[str]:
-        """Keys of what callbacks freeze or unfreeze up to an epoch, by their plans."""
-        sites = Names(self.model).sites
-        return {
-            f"training/assignments/{sites[position][0]}/frozen"
-            for callback in fitting.callbacks_of(self.model) or ()
-            if hasattr(callback, "planned_changes")
-            for selector in callback.planned_changes(last_epoch)
-            for position in select(selector, [site for _, site in sites])
-        }
 
     def _note_rate(self) -> None:
         rate = self.rate()
@@ -430,27 +418,3 @@ class FreezeHyperparameters(RunCallback):
     def _write_record(self, step: int) -> None:
         for output in self.outputs():
             output.messages(_SERIES, schema.RECORD, [self.record.to_json()], step)
-
-
-def _trial(callbacks: Iterable[Any]) -> dict[str, Any]:
-    """The number and values of the KerasTuner trial that this ``fit`` is, if it is one."""
-    for callback in callbacks:
-        trial: Any = getattr(callback, "trial", None)
-        values = getattr(getattr(trial, "hyperparameters", None), "values", None)
-        if isinstance(values, dict):
-            return {"trial": str(trial.trial_id), **plain(values)}
-    return {}
-
-
-def _directions(model: Any) -> dict[str, Any]:
-    """``min`` or ``max`` for each name in the logs whose better side is known."""
-    found: dict[str, Any] = {}
-    for metric in model.metrics:
-        for member in getattr(metric, "metrics", None) or [metric]:
-            direction = internals.better_direction(member)
-            if direction in ("up", "down"):
-                found[member.name] = max if direction == "up" else min
-    for name in model.metrics_names:
-        if name.endswith("loss"):
-            found[name] = min
-    return found

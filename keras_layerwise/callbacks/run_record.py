@@ -1,4 +1,4 @@
-"""What is noted in a run record while a run goes on: pure functions from record to record."""
+"""What is noted in a run record while a run goes on: functions from record to record."""
 
 import fnmatch
 import math
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from keras_layerwise.backend import internals
 from keras_layerwise.storage.record import DIVERGED, FINISHED, Record
 from keras_layerwise.storage.values import (
     ABSENT,
@@ -98,7 +99,7 @@ def with_results(
     """The record with an epoch's results.
 
     What is not a number is recorded as the word ``"nan"``, ``"inf"`` or
-    ``"-inf"``, and is the best only until there is a number.
+    ``"-inf"``, and is never the best.
     """
     final = dict(record.results.get("final", {}))
     best = dict(record.results.get("best", {}))
@@ -110,7 +111,7 @@ def with_results(
         except (TypeError, ValueError):
             continue
         final[name] = value if math.isfinite(value) else str(value)
-        better = directions.get(name.removeprefix("val_"))
+        better = min if name.endswith("loss") else directions.get(name.removeprefix("val_"))
         if better is not None and math.isfinite(value):
             best[name] = better(best.get(name, value), value)
     return replace(record, results={"final": final, "best": best})
@@ -151,3 +152,14 @@ def markdown(record: Record) -> str:
         rows.append(f"| {key} | {text} |")
     rows += [f"| fingerprint/{key} | {value} |" for key, value in record.fingerprints.items()]
     return "\n".join(rows)
+
+
+def directions(model: Any) -> dict[str, Any]:
+    """``min`` or ``max`` for each metric whose better side is known."""
+    found: dict[str, Any] = {}
+    for metric in model.metrics:
+        for member in getattr(metric, "metrics", None) or [metric]:
+            direction = internals.better_direction(member)
+            if direction in ("up", "down"):
+                found[member.name] = max if direction == "up" else min
+    return found

@@ -17,11 +17,12 @@ from keras_layerwise.errors import FrozenHyperparameterError
 from keras_layerwise.hyperparameters.fit import step_count, trains_itself
 from keras_layerwise.model import structure
 from keras_layerwise.storage import run_file
+from keras_layerwise.storage.record import RecordError
 from keras_layerwise.storage.run_file import Mark
 
 RESUME = ("auto", "must", "never")
 _SIGN_OF_LIFE = 30.0  # seconds between two within an epoch
-_SAMPLE = 1 << 16  # elements of each weight that tell whether the weights are the same
+_SAMPLE = 1 << 16  # about as many elements of each weight tell whether the weights are the same
 
 _lock = threading.RLock()
 
@@ -34,24 +35,27 @@ class Run:
         began: how the ``fit`` that is going on came to it: ``"new"``, ``"continued"`` by
             the same model in this process, or ``"resumed"`` from a checkpoint.
         is_late: whether training went on before the run could begin.
+        counts_batches: whether its steps are batches, because the model trains with
+            optimizers of its own or in a loop of its user's.
     """
 
     def __init__(self, directory: Path | None, mark: Mark, began: str, weights: int | None) -> None:
         self.directory = directory
         self.began = began
-        self.is_late = False
+        self.is_late = self.counts_batches = False
         self._mark = mark
         self._weights = weights
         # A count of the optimizers plus this is the run's step.
-        self._offset = mark.step - mark.last
-        self._step = 0
+        self._offset = mark.step - mark.count
+        self._step = mark.step
         self._batches = self._before_epoch = 0
         self._batch: int | None = None
         self._alive = time.monotonic()
+        self._saved: tuple[Any, ...] = ()
 
     def step(self, model: Any) -> int:
         """The run's step: grows over every ``fit``, also where `model` is compiled anew."""
-        counted = self._batches if trains_itself(model) else step_count(model)
+        counted = self._batches if self.counts_batches else step_count(model)
         self._offset = max(self._offset, self._step - counted)
         self._step = counted + self._offset
         return self._step
@@ -68,11 +72,6 @@ class Run:
             and self._weights is not None
             and self._weights == weights_digest(model)
         )
-
-    def continue_with(self, model: Any) -> None:
-        """Goes on with another ``fit`` of the same model."""
-        self.began = "continued"
-        self.step(model)
 
     def begin_epoch(self, steps: int | None) -> None:
         """Counts batches from here; `steps` is their number where it is known."""
@@ -100,11 +99,17 @@ class Run:
         """Writes how far the run is, and that it lives; a failing disk ends no training."""
         with contextlib.suppress(Exception):  # an interrupted step can leave no state to read
             step = self.step(model)
-            last = max(self._mark.last, step_count(model))
-            ahead = None if trains_itself(model) else self._mark.ahead
-            self._mark = _changed(self._mark, last=last, step=step, ahead=ahead)
-        self._mark = _changed(self._mark, ended=ended, seen=run_file.now())
+            count = step_count(model)
+            ahead = None if self.counts_batches else self._mark.ahead
+            self._mark = _changed(
+                self._mark, last=max(self._mark.last, count), count=count, step=step, ahead=ahead
+            )
+        state = (self._mark.last, self._mark.step, self._mark.ahead, ended)
+        if state == self._saved and not self.is_silent():  # another callback has said it
+            return
+        self._saved = state
         self._alive = time.monotonic()
+        self._mark = _changed(self._mark, ended=ended, seen=run_file.now())
         if self.directory is not None and is_chief():
             with contextlib.suppress(OSError):
                 run_file.write(self.directory, self._mark)
@@ -142,8 +147,13 @@ class Fit:
             if self.run is None:
                 self.is_refused = True  # unless what follows does not raise
                 modes = {member.resume for member in self.members}
-                found = None if "never" in modes else self._found(model)
+                counts_batches = trains_itself(model) or any(
+                    member.counts_batches for member in self.members
+                )
+                found = None if "never" in modes else self._found(model, counts_batches)
                 self.run = found or self._new(model, modes, late)
+                self.run.counts_batches = counts_batches
+                self.run.step(model)
                 self.is_refused = False
                 for name in self.names:
                     _runs.setdefault(model, {})[name] = self.run
@@ -152,24 +162,31 @@ class Fit:
                     del waiting[self.directory]
             return self.run
 
-    def _found(self, model: Any) -> Run | None:
+    def _found(self, model: Any, counts_batches: bool) -> Run | None:
         runs = _runs.get(model, {})
         for known in filter(None, map(runs.get, self.names)):
             if _exists(known.directory) and not known.begins_anew(model):
-                known.continue_with(model)
+                known.began = "continued"
                 return known
         count = step_count(model)
         if not count or self.directory is None:
             return None
         refused = []
+        unreadable = None
         for directory in run_file.runs(self.directory):
             mark = run_file.read(directory)
             if mark is not None and not mark.holds(count):
                 continue
-            differences = [d for member in self.members for d in member.differences_from(directory)]
+            try:
+                differences = [d for m in self.members for d in m.differences_from(directory)]
+            except RecordError as error:  # which hides no other run that fits
+                unreadable = unreadable or error
+                continue
             if not differences:
-                return _resumed(directory, mark, model, count)
+                return _resumed(directory, mark, count, counts_batches)
             refused.append((directory, differences))
+        if unreadable is not None:
+            raise unreadable
         if not refused:
             return None
         directory, differences = refused[0]
@@ -190,7 +207,8 @@ class Fit:
                 f"model: it has made {count} steps. Restore it from a checkpoint of the run before "
                 "training, or use resume='auto'."
             )
-        mark = Mark(first=self._count if late else count, last=count, step=count)
+        first = self._count if late else count
+        mark = Mark(first=first, last=count, count=count, step=count)
         directory = self.directory
         if directory is not None and is_chief():
             directory = run_file.claim(directory, mark)
@@ -202,7 +220,6 @@ class Fit:
                     )
         run = Run(directory, mark, "new", None if late else weights_digest(model))
         run.is_late = late and count != self._count
-        run.step(model)
         return run
 
 
@@ -230,33 +247,31 @@ def join(model: Any, member: Any, asked: str | None) -> Fit:
 def weights_digest(model: Any) -> int | None:
     """A number that other weights do not share; None where they cannot be read here.
 
-    Of a large weight evenly spaced elements are read: training moves most of them.
+    Of a large weight evenly spaced rows are read: training moves most of them.
     """
     if not model.built:
         return None
     digest = 0
     try:
         for site in structure.sites(model):
-            value = np.asarray(keras.ops.convert_to_numpy(site.weight.value)).reshape(-1)
-            value = value[:: max(1, value.size // _SAMPLE)]
-            digest = zlib.crc32(np.ascontiguousarray(value).view(np.uint8).data, digest)
+            value, rows = site.weight.value, site.weight.shape[:1]
+            size = int(np.prod(site.weight.shape))
+            if size > _SAMPLE:
+                value = value[:: max(1, min(rows[0], size // _SAMPLE))]
+            read = np.ascontiguousarray(keras.ops.convert_to_numpy(value)).reshape(-1)
+            digest = zlib.crc32(read.view(np.uint8).data, digest)
     except (RuntimeError, ValueError, TypeError):  # other processes hold parts of the weights
         return None
     return digest
 
 
-def _resumed(directory: Path, mark: Mark | None, model: Any, count: int) -> Run:
+def _resumed(directory: Path, mark: Mark | None, count: int, counts_batches: bool) -> Run:
     if mark is None:  # of an earlier version, or torn by a power cut
-        mark = Mark(first=0, last=count, step=count)
-    step = mark.step - mark.last + count
-    if trains_itself(model) and mark.last > mark.first:
-        # Batches, of which each may have taken several steps of an optimizer.
-        step = round(mark.step * (count - mark.first) / (mark.last - mark.first))
-    run = Run(directory, _changed(mark, last=count, step=step), "resumed", None)
-    if trains_itself(model):
-        run._offset = step
-    run.step(model)
-    return run
+        mark = Mark(first=0, last=count, count=count, step=count)
+    step = mark.step - mark.count + count
+    if counts_batches:  # in each of which an optimizer may make several steps
+        step = round(mark.step * (count - mark.first) / max(1, mark.count - mark.first))
+    return Run(directory, _changed(mark, count=count, step=step), "resumed", None)
 
 
 def _exists(directory: Path | None) -> bool:

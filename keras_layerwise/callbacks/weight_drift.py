@@ -17,7 +17,6 @@ from keras_layerwise.drift.alarms import Alarm
 from keras_layerwise.drift.statistics import DEFAULT, Statistic, chosen
 from keras_layerwise.drift.tracker import DriftRecord, Tracker
 from keras_layerwise.drift.views import View
-from keras_layerwise.hyperparameters.fit import trains_itself
 from keras_layerwise.model import outline, selectors
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import charts, schema
@@ -280,7 +279,7 @@ class WeightDrift(RunCallback):
 
     def _batches(self) -> int:
         """How many batches were trained on, over every ``fit`` of the run."""
-        if trains_itself(self.model):
+        if self.run.counts_batches:
             return self.step()
         accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
         return self.step() * int(accumulated)

@@ -80,7 +80,7 @@ def _about(runs: Sequence[str], unknown: Sequence[str]) -> list[str]:
     lines = [
         line for which, run in zip(_WHICH, runs, strict=True) for line in wrapped(f"{which} {run}")
     ]
-    return lines + (wrapped(f"not known: {', '.join(unknown)}")[:6] if unknown else [])
+    return lines + (wrapped(f"not known: {folded(unknown, 140)}") if unknown else [])
 
 
 def _lines(found: Sequence[Difference]) -> list[str]:

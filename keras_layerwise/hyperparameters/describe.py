@@ -150,7 +150,8 @@ def _usual_attributes(cls: Any) -> frozenset[str]:
     for kind in named:
         if issubclass(cls, kind):
             found |= vars(kind(name="usual")).keys()
-    return frozenset(found)
+    # What Keras sets on a model as it trains, evaluates and predicts.
+    return frozenset({*found, "history", "stop_evaluating", "stop_predicting", "stop_training"})
 
 
 def _is_state(value: Any) -> bool:

@@ -5,6 +5,7 @@ the class weights or the validation split. `keras_layerwise.callbacks.fit_hook`
 notes them here when ``fit`` begins.
 """
 
+import contextlib
 import math
 import sys
 import weakref
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_layerwise.backend import internals
 from keras_layerwise.hyperparameters.provenance import data_fingerprint
 from keras_layerwise.storage.values import UNKNOWN
 
@@ -49,12 +51,23 @@ def begin(model: Any, arguments: Mapping[str, Any], callbacks: Iterable[Any]) ->
     """Notes what a ``fit`` of `model` that begins now was given; `end` takes what this returns."""
     before = _running.get(model)
     given = tuple(callbacks)
-    _descriptions[model] = describe(arguments)
-    _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=True)
+    _descriptions.pop(model, None)
     _data.pop(model, None)
-    is_arrays = _descriptions[model]["data"] == "arrays"
-    if is_arrays and any(getattr(callback, "records_data", False) for callback in given):
-        _data[model] = data_fingerprint((arguments["x"], arguments["y"]))
+    with contextlib.suppress(Exception):  # what nobody thought of is unknown, and no one's error
+        _descriptions[model] = describe(arguments)
+        _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=True)
+        is_arrays = _descriptions[model]["data"] == "arrays"
+        if is_arrays and any(getattr(callback, "records_data", False) for callback in given):
+            _data[model] = data_fingerprint((arguments["x"], arguments["y"]))
+    return before
+
+
+def begin_loop(model: Any, callbacks: Iterable[Any]) -> Any:
+    """Notes a loop of the user's own, of which nothing is known but its callbacks."""
+    before = _running.get(model)
+    _descriptions.pop(model, None)
+    _data.pop(model, None)
+    _running[model] = _Running(tuple(map(weakref.ref, callbacks)), by_wrapper=True)
     return before
 
 
@@ -89,7 +102,8 @@ def note_calling_frame(model: Any) -> None:
     while frame is not None:
         names = frame.f_locals
         if frame.f_code.co_name == "fit" and names.get("self") is model:
-            _descriptions[model] = _described_by(names)
+            with contextlib.suppress(Exception):
+                _descriptions[model] = _described_by(names)
             given = getattr(names.get("callbacks"), "callbacks", None)
             if isinstance(given, list):
                 _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=False)
@@ -140,7 +154,8 @@ def optimizers_of(model: Any) -> list[Any]:
 
 
 def _is_unused(model: Any, optimizer: Any) -> bool:
-    is_default = optimizer is model.optimizer and isinstance(optimizer, keras.optimizers.RMSprop)
+    compiled = getattr(model, "optimizer", None)
+    is_default = optimizer is compiled and isinstance(optimizer, keras.optimizers.RMSprop)
     return is_default and not int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
@@ -246,7 +261,15 @@ def _batch_size(kind: str, arguments: Mapping[str, Any]) -> Any:
     if kind == "tf.data":
         return _tf_batch_size(x)
     size = getattr(x, "batch_size", None)
+    if kind == "DataLoader" and size is None:
+        size = getattr(_plain_sampler(x), "batch_size", None)
     return size if isinstance(size, int) else UNKNOWN
+
+
+def _plain_sampler(loader: Any) -> Any:
+    """The loader's batch sampler where it is PyTorch's own, of which it is known what it does."""
+    found = getattr(loader, "batch_sampler", None)
+    return found if type(found).__name__ == "BatchSampler" else None
 
 
 def _shuffle(kind: str, arguments: Mapping[str, Any]) -> Any:
@@ -256,7 +279,7 @@ def _shuffle(kind: str, arguments: Mapping[str, Any]) -> Any:
     if kind == "tf.data":
         return _tf_shuffle(x)
     if kind == "DataLoader":
-        sampler = type(getattr(x, "sampler", None)).__name__
+        sampler = type(getattr(_plain_sampler(x), "sampler", None)).__name__
         return {"RandomSampler": True, "SequentialSampler": False}.get(sampler, UNKNOWN)
     return UNKNOWN
 
@@ -273,28 +296,21 @@ def _sample_weights(kind: str, arguments: Mapping[str, Any]) -> Any:
 _NEUTRAL = ("Prefetch", "Map", "Repeat", "Take", "Skip", "Options", "Cache", "ModelDataset")
 
 
-def _pipeline(dataset: Any) -> Iterator[tuple[str, Any]]:
-    """The steps from the last back to the source."""
-    while dataset is not None:
-        yield type(dataset).__name__, dataset
-        dataset = getattr(dataset, "_input_dataset", None)
-
-
 def _tf_batch_size(dataset: Any) -> Any:
     spec = keras.tree.flatten(dataset.element_spec)[0]
     rows = spec.shape[0] if getattr(spec, "shape", None) else None
     if rows is not None:
         return int(rows)
-    for name, step in _pipeline(dataset):
-        if "BatchDataset" in name and hasattr(step, "_batch_size"):
-            return int(keras.ops.convert_to_numpy(step._batch_size))
+    for name, step in internals.pipeline(dataset):
+        if "BatchDataset" in name and (size := internals.batch_size_of(step)) is not None:
+            return size
         if "FlatMap" in name or not any(neutral in name for neutral in (*_NEUTRAL, "Shuffle")):
             break
     return UNKNOWN
 
 
 def _tf_shuffle(dataset: Any) -> Any:
-    for name, _ in _pipeline(dataset):
+    for name, _ in internals.pipeline(dataset):
         if "Shuffle" in name:
             return True
         if "FlatMap" in name:

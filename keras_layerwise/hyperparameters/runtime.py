@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_layerwise.backend import internals
 from keras_layerwise.storage.values import NEVER_SET, UNKNOWN
 
 
@@ -19,11 +20,15 @@ def runtime(model: Any) -> dict[str, Any]:
     What a library does not let itself be asked is ``"unknown"``; a seed that
     was never set is ``"never set"``.
     """
-    backend = keras.backend.backend()
+    backend = internals.backend()
     compiled = bool(getattr(model, "compiled", False))
     versions = {"python": platform.python_version(), "keras": keras.version()}
     versions["numpy"] = np.__version__
-    seeds = {"keras": _ask(_keras_seed), "numpy": _ask(_numpy_seed), "python": UNKNOWN}
+    seeds = {
+        "keras": _ask(lambda: _seed(internals.keras_seed())),
+        "numpy": _ask(_numpy_seed),
+        "python": UNKNOWN,
+    }
     found: dict[str, Any] = {
         "backend": backend,
         "platform": f"{platform.system()} {platform.machine()}",
@@ -49,14 +54,6 @@ def _tensorflow(found: dict[str, Any], versions: dict[str, Any], seeds: dict[str
         details = tf.config.experimental.get_device_details(device)
         return str(details.get("device_name", device.device_type))
 
-    def determinism() -> bool:
-        module = importlib.import_module("tensorflow.python.framework.config")
-        return bool(module.is_op_determinism_enabled())
-
-    def seed() -> Any:
-        context = importlib.import_module("tensorflow.python.eager.context")
-        return _seed(context.global_seed())
-
     versions["tensorflow"] = tf.__version__
     if gpus:
         versions["cuda"] = _ask(lambda: str(tf.sysconfig.get_build_info()["cuda_version"]))
@@ -64,11 +61,11 @@ def _tensorflow(found: dict[str, Any], versions: dict[str, Any], seeds: dict[str
             lambda: all(tf.config.experimental.get_memory_growth(gpu) for gpu in gpus)
         )
     found["devices"] = _ask(lambda: [name(d) for d in tf.config.list_physical_devices()])
-    found["determinism"] = _ask(determinism)
+    found["determinism"] = _ask(internals.tensorflow_is_deterministic)
     # 0 stands for TensorFlow's own choice.
     found["intra_op_threads"] = tf.config.threading.get_intra_op_parallelism_threads()
     found["inter_op_threads"] = tf.config.threading.get_inter_op_parallelism_threads()
-    seeds["tensorflow"] = _ask(seed)
+    seeds["tensorflow"] = _ask(lambda: _seed(internals.tensorflow_seed()))
 
 
 def _jax(found: dict[str, Any], versions: dict[str, Any], seeds: dict[str, Any]) -> None:
@@ -107,22 +104,15 @@ def _distribution(model: Any) -> str:
     distribution = keras.distribution.distribution()
     if distribution is not None:
         return type(distribution).__name__
-    strategy = getattr(model, "distribute_strategy", None)
-    if strategy is None or type(strategy).__name__ == "_DefaultDistributionStrategy":
+    if not internals.has_strategy(model):
         return "none"
+    strategy = model.distribute_strategy
     return f"{type(strategy).__name__}({strategy.num_replicas_in_sync})"
-
-
-def _keras_seed() -> Any:
-    # Not public, and the only place where Keras keeps it.
-    module = importlib.import_module("keras.src.utils.rng_utils")
-    return _seed(module.get_random_seed())
 
 
 def _numpy_seed() -> Any:
     """NumPy keeps the entropy it was started from until somebody seeds it, and then nothing."""
-    generator = np.random.mtrand._rand._bit_generator
-    return NEVER_SET if generator.seed_seq is not None else UNKNOWN
+    return UNKNOWN if internals.numpy_is_seeded() else NEVER_SET
 
 
 def _seed(value: Any) -> Any:

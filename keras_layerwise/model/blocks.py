@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_layerwise.model import graph
+from keras_layerwise.model import kinds
 from keras_layerwise.model.graph import Vertex
 
 ADVICE = (
@@ -146,7 +146,7 @@ def holder(vertices: Sequence[Vertex], units: Units) -> tuple[Any, ...]:
         # A unit's path may be that of a model itself; what holds it is outside of that.
         (path,) = units
         common = common[: path.count("/") + 1]
-    while not graph.is_model(common[-1]) and len(common) > 1:
+    while not kinds.is_model(common[-1]) and len(common) > 1:
         common = common[:-1]
     return common
 
@@ -167,8 +167,8 @@ def _prefixes(vertex: Vertex) -> Iterator[tuple[str, str]]:
     for layer in vertex.chain[1:]:
         if not isinstance(layer, keras.Layer):
             return
-        if graph.is_automatic(layer):
-            number = graph.numbered(layer)
+        if kinds.is_automatic(layer):
+            number = kinds.numbered(layer)
             if number:
                 yield base + layer.name, _NUMBER.sub("#", base) + number[0] + "_#"
         else:
@@ -188,7 +188,7 @@ def _is_strong(vertices: Sequence[Vertex], units: Units) -> bool:
         # One numbered layer of blocks, as in a transformer of one layer.
         (members,) = units.values()
         whole = [vertices[i] for i in members]
-        return strong == 1 and len(whole) == 1 and not graph.is_leaf(whole[0].layer)
+        return strong == 1 and len(whole) == 1 and not kinds.is_leaf(whole[0].layer)
     return strong * 2 >= len(units)
 
 
@@ -247,9 +247,9 @@ def _refined(vertices: Sequence[Vertex], key: str, strong: dict[str, Units]) -> 
     units = strong[key]
     inside = set().union(*units.values())
     total = kernels_of(vertices, inside)
-    alike = graph.are_alike(
+    alike = kinds.are_alike(
         [
-            graph.shapes(layer for i in sorted(members) for layer in vertices[i].layers)
+            kinds.shapes(layer for i in sorted(members) for layer in vertices[i].layers)
             for members in units.values()
         ]
     )
@@ -277,7 +277,7 @@ def _unnumbered_first(vertices: Sequence[Vertex], units: Units) -> Units:
         if i in taken or not vertex.layers or not isinstance(vertex.layer, keras.Layer):
             continue
         for suffix in inner:
-            if vertex.path.endswith(suffix) and not graph.is_automatic(vertex.layer):
+            if vertex.path.endswith(suffix) and not kinds.is_automatic(vertex.layer):
                 groups.setdefault(vertex.path.removesuffix(suffix), set()).add(i)
     before = before_each(vertices, units)
     return {

@@ -7,18 +7,16 @@ one encoder layer), these become a chain of vertices.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 
-from keras_layerwise.backend.internals import graph_levels, own_weights, sublayers
+from keras_layerwise.backend.internals import graph_levels
+from keras_layerwise.model import kinds
 
-_NOT_KERNELS = re.compile("embed|token|pos|bias|gamma|beta|scale|lora_|centroid|seed")
 _JOINS = re.compile("add|concat|multiply|average|maximum|minimum|subtract|dot|merge|where|stack")
-_TRAILING_NUMBER = re.compile(r"(.*?)_?(\d+)$")
 _BEFORE = re.compile("embed|patch|stem|pos|token|cls|class|pre|input|tokenizer|register")
 _AFTER = re.compile("final|post|out|last|pool|top|head|down|merg|proj")
 
@@ -59,113 +57,6 @@ class Vertex:
         return "/".join(self.names)
 
 
-# Layers.
-
-
-def is_model(layer: Any) -> bool:
-    """Whether `layer` is a Keras model."""
-    return isinstance(layer, keras.Model)
-
-
-def weighted_children(layer: Any) -> list[Any]:
-    """The layers directly inside `layer` that have weights."""
-    return [child for child in sublayers(layer) if child.weights]
-
-
-def is_leaf(layer: Any) -> bool:
-    """Whether `layer` counts as one layer: Keras's own, or one without weighted layers in it."""
-    if is_model(layer):
-        return False
-    whole = (keras.layers.MultiHeadAttention, keras.layers.RNN, keras.layers.Wrapper)
-    own = type(layer).__module__.startswith(("keras.src.layers", "keras.layers"))
-    return own or isinstance(layer, whole) or not weighted_children(layer)
-
-
-def leaves(layer: Any) -> Iterator[Any]:
-    """The smallest layers in `layer` that count as one, and those that own weights beside."""
-    if is_leaf(layer):
-        yield layer
-        return
-    if own_weights(layer):
-        yield layer
-    for child in sublayers(layer):
-        yield from leaves(child)
-
-
-def has_kernel(layer: Any) -> bool:
-    """Whether a leaf has a kernel, which an embedding or a normalisation has not."""
-    weights = layer.weights if is_leaf(layer) else own_weights(layer)
-    return not re.search("Embedding|Normalization|LayerScale", type(layer).__name__) and any(
-        len(weight.shape) > 1 and not _NOT_KERNELS.search(weight.name) for weight in weights
-    )
-
-
-def kernels_in(layer: Any) -> int:
-    """How many leaves of `layer` have a kernel; a layer that is used twice counts once."""
-    found = {id(leaf): leaf for leaf in leaves(layer)}
-    return sum(has_kernel(leaf) for leaf in found.values())
-
-
-def owners_in(layer: Any) -> list[Any]:
-    """The layers in `layer`, itself among them, that own weights, each once."""
-    found: dict[int, Any] = {}
-
-    def visit(part: Any) -> None:
-        if own_weights(part):
-            found.setdefault(id(part), part)
-        for child in sublayers(part):
-            visit(child)
-
-    visit(layer)
-    return list(found.values())
-
-
-def is_automatic(layer: Any) -> bool:
-    """Whether Keras made up the layer's name from its class."""
-    auto = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
-    auto = re.sub("([a-z])([A-Z])", r"\1_\2", auto).lower()
-    return re.fullmatch(rf"{re.escape(auto)}(_\d+)?", layer.name) is not None
-
-
-def numbered(layer: Any) -> tuple[str, int] | None:
-    """The stem and number of a layer's name; None where a number of Keras's says nothing.
-
-    Keras numbers what has no name of its own. That says something only about
-    a layer of a class of the user's, of which blocks are made.
-    """
-    match = _TRAILING_NUMBER.fullmatch(layer.name)
-    if is_automatic(layer):
-        if is_leaf(layer) or is_model(layer):
-            return None
-        return (match[1], int(match[2])) if match else (layer.name, 0)
-    return (match[1], int(match[2])) if match else None
-
-
-def shapes(layers: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
-    """The shapes of all weights: what repeats has the same."""
-    return tuple(
-        tuple(weight.shape)
-        for layer in layers
-        for weight in own_weights(layer)
-        if "lora" not in weight.name
-    )
-
-
-def are_alike(shapes_of_each: Sequence[Any]) -> bool:
-    """Whether at least half have the same weights, as the blocks of a transformer have."""
-    return Counter(shapes_of_each).most_common(1)[0][1] * 2 >= len(shapes_of_each)
-
-
-def inner_model(layer: Any) -> Any | None:
-    """The model with a graph that `layer` only wraps, as ``TimeDistributed(resnet)`` does."""
-    while graph_levels(layer) is None:
-        children = weighted_children(layer)
-        if len(children) != 1 or own_weights(layer):
-            return None
-        (layer,) = children
-    return layer
-
-
 # The graph.
 
 
@@ -182,9 +73,9 @@ class _Builder:
         self.vertices.append(
             Vertex(
                 chain=chain,
-                layers=owners_in(layer) if is_layer else [],
+                layers=kinds.owners_in(layer) if is_layer else [],
                 parents=parents,
-                kernels=kernels_in(layer) if is_layer else 0,
+                kernels=kinds.kernels_in(layer) if is_layer else 0,
                 joins=count > 1 and _JOINS.search(type(layer).__name__.lower()) is not None,
             )
         )
@@ -213,10 +104,10 @@ class _Builder:
         self, node: Any, chain: tuple[Any, ...], taken: Sequence[set[int]]
     ) -> Sequence[set[int]]:
         layer = node.operation
-        if isinstance(layer, keras.Layer) and layer.weights and (inner := inner_model(layer)):
+        if isinstance(layer, keras.Layer) and layer.weights and (inner := kinds.inner_model(layer)):
             below = [*chain, layer]
             while below[-1] is not inner:
-                below.append(weighted_children(below[-1])[0])
+                below.append(kinds.weighted_children(below[-1])[0])
             outputs = self.expand(tuple(below), taken)
             if len(outputs) == len(node.outputs):
                 return outputs
@@ -242,12 +133,12 @@ def graph(model: Any, is_split: bool = True) -> list[Vertex] | None:
     Returns:
         None where the order of calls is not known.
     """
-    inner = inner_model(model)
+    inner = kinds.inner_model(model)
     if inner is None:
         return None
     chain = [model]
     while chain[-1] is not inner:
-        chain.append(weighted_children(chain[-1])[0])
+        chain.append(kinds.weighted_children(chain[-1])[0])
     builder = _Builder()
     inputs = []
     for tensor in inner.inputs:
@@ -337,26 +228,30 @@ def siblings(layer: Any) -> list[tuple[Any, ...]] | None:
     are the siblings. None where nothing repeats, or the numbers contradict
     the order in which the siblings were made.
     """
-    children = weighted_children(layer)
-    total = kernels_in(layer)
+    children = kinds.weighted_children(layer)
+    total = kinds.kernels_in(layer)
     groups: dict[Any, list[Any]] = {}
     for child in children:
-        number = None if is_leaf(child) else numbered(child)
-        if number and kernels_in(child) > 1 and "expert" not in child.name:
+        number = None if kinds.is_leaf(child) else kinds.numbered(child)
+        if number and kinds.kernels_in(child) > 1 and "expert" not in child.name:
             groups.setdefault((type(child), number[0]), []).append(child)
     for group in groups.values():
-        numbers = [(numbered(child) or ("", 0))[1] for child in group]
-        if numbers != sorted(set(numbers)) or sum(map(kernels_in, group)) * 2 < total:
+        numbers = [(kinds.numbered(child) or ("", 0))[1] for child in group]
+        if numbers != sorted(set(numbers)) or sum(map(kinds.kernels_in, group)) * 2 < total:
             continue
-        if are_alike([shapes(owners_in(child)) for child in group]):
+        if kinds.are_alike([kinds.shapes(kinds.owners_in(child)) for child in group]):
             return [(child,) for child in group]
         inside = [(child, siblings(child)) for child in group]
         return [(child, *below) for child, found in inside for below in (found if found else [()])]
     for child in children:
-        if not is_leaf(child) and kernels_in(child) * 5 >= total * 4 and len(children) > 1:
+        if (
+            not kinds.is_leaf(child)
+            and kinds.kernels_in(child) * 5 >= total * 4
+            and len(children) > 1
+        ):
             found = siblings(child)
             return [(child, *below) for below in found] if found else None
-    if len(children) == 1 and not is_leaf(children[0]):
+    if len(children) == 1 and not kinds.is_leaf(children[0]):
         found = siblings(children[0])
         return [(children[0], *below) for below in found] if found else None
     return None
@@ -366,17 +261,17 @@ def _split_all(vertices: list[Vertex]) -> list[Vertex]:
     """Splits each layer that holds blocks, unless it is itself one of many that are alike."""
     groups: dict[Any, list[Vertex]] = {}
     for vertex in vertices:
-        if vertex.kernels > 1 and not is_leaf(vertex.layer):
-            number = numbered(vertex.layer) or (vertex.layer.name, 0)
+        if vertex.kernels > 1 and not kinds.is_leaf(vertex.layer):
+            number = kinds.numbered(vertex.layer) or (vertex.layer.name, 0)
             key = (tuple(map(id, vertex.chain[:-1])), type(vertex.layer), number[0])
             groups.setdefault(key, []).append(vertex)
     chains: dict[int, list[Vertex]] = {}
     for group in groups.values():
-        if len(group) > 1 and are_alike([shapes(vertex.layers) for vertex in group]):
+        if len(group) > 1 and kinds.are_alike([kinds.shapes(vertex.layers) for vertex in group]):
             continue
         for vertex in group:
             if found := siblings(vertex.layer):
-                parts = [(below, owners_in(below[-1])) for below in found]
+                parts = [(below, kinds.owners_in(below[-1])) for below in found]
                 chains[id(vertex)] = chain_of(vertex, parts)
     return replaced(vertices, chains)
 
@@ -411,7 +306,8 @@ def chain_of(vertex: Vertex, parts: Sequence[tuple[tuple[Any, ...], list[Any]]])
 
     def make(chain: tuple[Any, ...], layers: list[Any]) -> None:
         kernels = sum(
-            kernels_in(layer) if is_leaf(layer) else has_kernel(layer) for layer in layers
+            kinds.kernels_in(layer) if kinds.is_leaf(layer) else kinds.has_kernel(layer)
+            for layer in layers
         )
         made.append(Vertex(chain, layers, kernels=kernels))
 

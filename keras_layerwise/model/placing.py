@@ -9,7 +9,7 @@ import keras
 
 from keras_layerwise.backend.internals import own_weights
 from keras_layerwise.errors import RuleError
-from keras_layerwise.model import blocks, graph, patterns, selectors, stretches
+from keras_layerwise.model import blocks, graph, kinds, patterns, selectors, stretches
 from keras_layerwise.model.blocks import ADVICE, Blocks, OutOfOrderError, listed
 from keras_layerwise.model.graph import Vertex
 from keras_layerwise.model.structure import Sites
@@ -65,7 +65,7 @@ def place(model: Any, sites: Sites, block: Any, stem: Any, head: Any) -> Placed:
             raise RuleError(
                 f"The order of calls in {model.name!r} is not known, since it is a subclassed "
                 f"model: its blocks cannot be told. Its layers: "
-                f"{listed(child.name for child in graph.weighted_children(model))}; its paths: "
+                f"{listed(child.name for child in kinds.weighted_children(model))}; its paths: "
                 f"{listed(s.layer_path for s in sites)}. {ADVICE}"
             )
         vertices, found = patterns.without_graph(pattern, sites, set(given.layers))
@@ -124,10 +124,10 @@ def _graph(model: Any, given: _Given, is_split: bool) -> list[Vertex] | None:
         return vertices
     children = [
         child
-        for child in graph.weighted_children(model)
-        if any(id(layer) not in given.layers for layer in graph.owners_in(child))
+        for child in kinds.weighted_children(model)
+        if any(id(layer) not in given.layers for layer in kinds.owners_in(child))
     ]
-    if len(children) != 1 or not graph.is_model(model):
+    if len(children) != 1 or not kinds.is_model(model):
         return None
     vertices = _graph(children[0], given, is_split)
     if vertices is None:
@@ -389,7 +389,7 @@ def _placed(
         is_layer = isinstance(vertex.layer, keras.Layer) and not is_later_call
         parts = [vertex.layer] if is_layer else []
         inner = {id(layer) for layer in vertex.layers}
-        whole = bool(parts) and inner == {id(layer) for layer in graph.owners_in(vertex.layer)}
+        whole = bool(parts) and inner == {id(layer) for layer in kinds.owners_in(vertex.layer)}
         layers[rank] += parts if whole or not vertex.layers else vertex.layers
     weights, lost, middle = {}, [], []
     for site in sites:

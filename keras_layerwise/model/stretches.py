@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_layerwise.errors import RuleError
-from keras_layerwise.model import graph
+from keras_layerwise.model import kinds
 from keras_layerwise.model.blocks import ADVICE, Blocks, kernels_of, listed
 from keras_layerwise.model.graph import Vertex
 
@@ -170,7 +170,7 @@ def _name(vertices: Sequence[Vertex], members: Sequence[int]) -> str:
     """The join of a stretch where it has a name of its own, or else its first layer."""
     for i in reversed(members):
         vertex = vertices[i]
-        is_named = isinstance(vertex.layer, keras.Layer) and not graph.is_automatic(vertex.layer)
+        is_named = isinstance(vertex.layer, keras.Layer) and not kinds.is_automatic(vertex.layer)
         if vertex.joins and is_named:
             return vertex.path
     return next(vertices[i].path for i in members if vertices[i].layers)

@@ -41,7 +41,9 @@ class Mark:
     Attributes:
         first: step count of the model's optimizers when the run began.
         last: the largest step count seen.
-        step: the run's own step at `last`; more than it where the model was compiled anew.
+        count: the step count when this was written: less than `last` where the model
+            was compiled anew.
+        step: the run's own step then.
         ahead: how many steps a checkpoint of a run that was killed may be ahead
             of `last`: those of an epoch; None where that is not known.
         ended: whether the training that was last at it came to its end.
@@ -53,6 +55,7 @@ class Mark:
 
     first: int
     last: int
+    count: int
     step: int
     ahead: int | None = None
     ended: bool = False
@@ -65,9 +68,9 @@ class Mark:
         """Whether a model whose optimizers made `count` steps can be of this run.
 
         Example:
-        >>> Mark(first=0, last=10, step=10, ended=True).holds(10)
+        >>> Mark(first=0, last=10, count=10, step=10, ended=True).holds(10)
         True
-        >>> Mark(first=10, last=20, step=20, ended=True).holds(10)
+        >>> Mark(first=10, last=20, count=20, step=20, ended=True).holds(10)
         False
         """
         if count <= self.first:
@@ -84,7 +87,13 @@ def read(directory: Path) -> Mark | None:
         mark = Mark(**data)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    numbers = (mark.first, mark.last, mark.step, 0 if mark.ahead is None else mark.ahead)
+    numbers = (
+        mark.first,
+        mark.last,
+        mark.count,
+        mark.step,
+        0 if mark.ahead is None else mark.ahead,
+    )
     return mark if all(type(number) is int for number in numbers) else None
 
 

@@ -288,3 +288,25 @@ class TestReplacing:
         traced()
         assert seen == [True, False]
         assert not internals.in_graph()
+
+
+def test_own_attributes_are_those_of_the_class_and_what_it_may_support():
+    layer = keras.layers.Dropout(0.5, activity_regularizer="l2")
+    found = internals.own_attributes(layer)
+    assert found["rate"] == 0.5
+    assert {"activity_regularizer", "supports_jit", "autocast"} <= found.keys()
+    assert not {"name", "built", "_trainable", "_layers"} & found.keys()
+
+
+def test_the_calls_of_a_layer_in_a_graph_hold_its_symbols():
+    layer, symbol = keras.layers.Dropout(0.5), keras.Input((3,))
+    layer(symbol, training=True)
+    ((args, kwargs),) = internals.graph_calls(layer)
+    assert args[0] is symbol
+    assert kwargs["training"] is True
+
+
+def test_the_schedule_of_an_optimizer():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    assert internals.schedule_of(keras.optimizers.SGD(schedule)) is schedule
+    assert internals.schedule_of(keras.optimizers.SGD(0.1)) is None

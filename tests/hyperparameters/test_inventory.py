@@ -253,6 +253,15 @@ def test_a_pytorch_loader():
     data = torch.utils.data.TensorDataset(torch.ones(20, 4), torch.ones(20, 1))
     found = fitted(torch.utils.data.DataLoader(data, batch_size=6, shuffle=True), shuffle=False)
     assert (found["data"], found["batch_size"], found["shuffle"]) == ("DataLoader", 6, True)
+    in_order = torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(data), 5, False)
+
+    class Own(torch.utils.data.Sampler):
+        def __iter__(self):
+            yield from ([3, 1], [0, 2])
+
+    for sampler, size, shuffled in ((in_order, 5, False), (Own(), UNKNOWN, UNKNOWN)):
+        found = described(torch.utils.data.DataLoader(data, batch_sampler=sampler))
+        assert (found["batch_size"], found["shuffle"]) == (size, shuffled)
 
 
 def test_without_the_callback_only_what_keras_tells_is_known():
