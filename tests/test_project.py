@@ -127,6 +127,30 @@ class TestFace:
         assert keras_layerwise.__all__ == sorted([*seen, "__version__"])
 
 
+def room(name):
+    """The folder of a module, or the module itself where it lies beside the folders."""
+    return name.split(".")[1] if "." in name else ""
+
+
+ROOMS = sorted({room(name) for name in SOURCES if name.count(".") > 1})
+# What each room may import of the others; the tab, the command and what is beside them below.
+MAY_KNOW = {
+    "backend": set(),
+    "model": {"backend", "errors", "tables"},
+    "storage": {"drift", "errors", "tables"},  # of the drift only its table of statistics
+    "drift": {"backend", "errors", "model", "storage", "tables"},
+    "optimizer": {"backend", "errors", "model", "tables"},
+    "hyperparameters": {"backend", "errors", "model", "optimizer", "storage", "tables"},
+    "callbacks": {
+        *("backend", "drift", "errors", "hyperparameters", "model", "optimizer", "storage"),
+        "tables",
+    },
+    "tab": {"errors", "storage"},
+    "command": {"errors", "storage", "tables"},
+    "cli": {"command", "errors", "storage", "tables"},
+}
+
+
 class TestArrows:
     def test_no_cycle(self):
         try:
@@ -134,15 +158,32 @@ class TestArrows:
         except CycleError as error:
             pytest.fail(f"modules import in a circle: {' -> '.join(error.args[1])}")
 
-    def test_statistics_know_no_files(self):
-        tree = ast.parse(SOURCES[part("drift.statistics")].read_text())
-        assert not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"open"}
-        assert not outside(part("drift.statistics")) & {"io", "os", "pathlib", "shutil", "tempfile"}
-        assert not reached(part("drift.statistics")) & {
-            part("storage.events"),
-            part("storage.schema"),
-            part("storage.record"),
+    @pytest.mark.parametrize("name", sorted(SOURCES))
+    def test_a_room_knows_only_the_rooms_below(self, name):
+        mine = room(name)
+        if mine not in MAY_KNOW:
+            return
+        found = {room(inner) for inner in INNER[name]} - {mine, ""}
+        assert found <= MAY_KNOW[mine], found - MAY_KNOW[mine]
+
+    def test_files_know_of_the_drift_only_its_table(self):
+        storage = {inner for name in SOURCES if room(name) == "storage" for inner in INNER[name]}
+        assert {name for name in storage if room(name) == "drift"} == {part("drift.statistics")}
+
+    def test_every_room_is_held_to_it(self):
+        assert set(ROOMS) <= MAY_KNOW.keys()
+
+    def test_nobody_knows_the_callbacks_but_what_makes_them_known(self):
+        knowing = {
+            name for name, found in INNER.items() if any(room(i) == "callbacks" for i in found)
         }
+        assert {room(name) for name in knowing} <= {"callbacks", "on_keras"}
+
+    def test_numbers_know_no_files(self):
+        for name in (part("drift.sums"), part("drift.statistics")):
+            tree = ast.parse(SOURCES[name].read_text())
+            assert not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"open"}
+            assert not outside(name) & {"io", "os", "pathlib", "shutil", "tempfile"}
 
     @pytest.mark.parametrize("name", readers())
     def test_what_reads_knows_no_framework(self, name):
@@ -151,24 +192,39 @@ class TestArrows:
     def test_what_reads_loads_no_framework(self):
         assert loaded_by(f"import {', '.join(readers())}") == set()
 
-    def test_values_meet_files_among_the_callbacks_only(self):
-        joining = {
-            name
-            for name, found in INNER.items()
-            if part("storage.events") in found
-            and found & {part("drift.statistics"), part("storage.record")}
-        }
-        assert {name for name in joining if not name.startswith(part("callbacks."))} == set()
 
-    def test_values_know_no_callbacks(self):
-        callbacks = {name for name in SOURCES if name.startswith(part("callbacks."))}
-        for name in SOURCES:
-            if name.startswith((part("storage."), part("drift."))):
-                assert not reached(name) & callbacks, name
+# Names of our own that begin with an underscore and are read from another object.
+OWN = re.compile(r"_asdict|_replace|_fields|__\w+__")
 
-    def test_only_the_tab_and_the_command_know_the_tab(self):
-        knowing = {name for name, found in INNER.items() if any(map(is_tab, found))}
-        assert {name for name in knowing if not is_tab(name)} <= {part("cli")}
+
+def private_names(name):
+    """The names with an underscore that a module reads from objects of others, with the line."""
+    found = []
+    for node in ast.walk(ast.parse(SOURCES[name].read_text())):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            of = ast.unparse(node.value)
+            mine = of in ("self", "cls") or OWN.fullmatch(node.attr)
+            if not mine:
+                found.append(f"{node.lineno}: {of}.{node.attr}")
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and re.match(r"(keras\.src|tensorflow\.python)\b", text):
+            found.append(f"{node.lineno}: {text}")
+    return found
+
+
+class TestPrivateNames:
+    """What is private to Keras or a framework is known in one room, where contracts hold it."""
+
+    ELSEWHERE = sorted(name for name in SOURCES if room(name) != "backend")
+
+    @pytest.mark.parametrize("name", ELSEWHERE)
+    def test_none_is_used_outside_the_backend_room(self, name):
+        assert private_names(name) == []
+
+    @pytest.mark.parametrize("name", ELSEWHERE)
+    def test_only_the_backend_room_asks_which_backend_it_is(self, name):
+        assert "keras.backend.backend()" not in SOURCES[name].read_text()
+        assert "keras.config.backend()" not in SOURCES[name].read_text()
 
 
 def tracked():

@@ -89,6 +89,11 @@ def set_trainable_flag(layer: Any, value: bool) -> None:
     layer._trainable = value
 
 
+def is_of_keras(layer: Any) -> bool:
+    """Whether the class of `layer` is one of Keras's own, and not a subclass of it."""
+    return type(layer).__module__.startswith(("keras.src.layers.", "keras.layers."))
+
+
 def seed_generators(layer: Any) -> list[Any]:
     """Gives the list of random generators that `layer` itself keeps; changes to it hold."""
     found: list[Any] = layer._seed_generators

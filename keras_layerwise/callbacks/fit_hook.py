@@ -49,17 +49,17 @@ def uninstall() -> None:
 
     Example:
     >>> uninstall()
-    >>> hasattr(keras.Model.fit, "_keras_layerwise")
+    >>> hasattr(keras.Model.fit, "keras_layerwise_fit")
     False
     >>> install()
-    >>> hasattr(keras.Model.fit, "_keras_layerwise")
+    >>> hasattr(keras.Model.fit, "keras_layerwise_fit")
     True
     """
     global _is_on
     with _lock:
         _is_on = False
         own: Any = vars(keras.Model).get("fit")
-        if getattr(own, "_keras_layerwise", None) is not own:
+        if getattr(own, "keras_layerwise_fit", None) is not own:
             return
         del keras.Model.fit
         original = vars(own)["__wrapped__"]
@@ -69,7 +69,7 @@ def uninstall() -> None:
 
 def _is_ours(fit: Any) -> bool:
     # functools.wraps copies the mark to what others wrap around it: ours is inside.
-    return hasattr(fit, "_keras_layerwise")
+    return hasattr(fit, "keras_layerwise_fit")
 
 
 def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +101,7 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             given.end(self, before)
 
-    fit._keras_layerwise = fit  # type: ignore[attr-defined]
+    fit.keras_layerwise_fit = fit  # type: ignore[attr-defined]
     return fit
 
 

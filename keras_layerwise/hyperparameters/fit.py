@@ -6,8 +6,8 @@ notes them here when ``fit`` begins.
 """
 
 import contextlib
+import inspect
 import math
-import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -98,7 +98,7 @@ def note_calling_frame(model: Any) -> None:
         _running[model] = running
         return
     _descriptions.pop(model, None)
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None:
         names = frame.f_locals
         if frame.f_code.co_name == "fit" and names.get("self") is model:
@@ -108,7 +108,7 @@ def note_calling_frame(model: Any) -> None:
             if isinstance(given, list):
                 _running[model] = _Running(tuple(map(weakref.ref, given)), by_wrapper=False)
             return
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
 
 
 def _described_by(names: Mapping[str, Any]) -> dict[str, Any]:

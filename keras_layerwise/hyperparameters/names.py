@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from keras_layerwise.backend import internals
 from keras_layerwise.model import structure
 
 
@@ -30,7 +31,7 @@ class Names:
         own: dict[int, str] = {}
 
         def visit(parent: Any, path: str, actual: str) -> None:
-            for layer in structure.sublayers(parent):
+            for layer in internals.sublayers(parent):
                 if id(layer) in self.paths:
                     continue
                 if id(layer) not in own:

@@ -7,7 +7,12 @@ from typing import Any
 
 import keras
 
-from keras_layerwise.backend.internals import graph_levels, own_weights, sublayers
+from keras_layerwise.backend.internals import (
+    graph_levels,
+    is_of_keras,
+    own_weights,
+    sublayers,
+)
 
 _NOT_KERNELS = re.compile("embed|token|pos|bias|gamma|beta|scale|lora_|centroid|seed")
 _TRAILING_NUMBER = re.compile(r"(.*?)_?(\d+)$")
@@ -28,8 +33,7 @@ def is_leaf(layer: Any) -> bool:
     if is_model(layer):
         return False
     whole = (keras.layers.MultiHeadAttention, keras.layers.RNN, keras.layers.Wrapper)
-    own = type(layer).__module__.startswith(("keras.src.layers", "keras.layers"))
-    return own or isinstance(layer, whole) or not weighted_children(layer)
+    return is_of_keras(layer) or isinstance(layer, whole) or not weighted_children(layer)
 
 
 def leaves(layer: Any) -> Iterator[Any]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from keras_layerwise.backend import internals
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import structure
 from keras_layerwise.model.structure import Place, Site, Sites
@@ -200,7 +201,7 @@ def _layers(selector: Any, places: Sequence[Place], sites: Sites) -> set[int]:
     return {
         id(place.layer)
         for place in places
-        for weight in structure.own_weights(place.layer) or ([] if place is places[0] else [None])
+        for weight in internals.own_weights(place.layer) or ([] if place is places[0] else [None])
         if _ask(selector, place.layer, weight, place.path)
     }
 

@@ -5,10 +5,12 @@ The paths here are built from the names of the layers below the model. Unlike
 and reloaded.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from keras_layerwise.backend.internals import own_weights, sublayers
 
 MODEL = "(model)"
 
@@ -188,16 +190,6 @@ def sites_of_variables(variables: Iterable[Any]) -> Sites:
             )
         )
     return Sites(found)
-
-
-def sublayers(layer: Any) -> Sequence[Any]:
-    """The layers directly inside `layer`, in its own order."""
-    return tuple(layer._layers)
-
-
-def own_weights(layer: Any) -> list[Any]:
-    """The weights that `layer` owns itself; Keras moves them between two lists."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def weight_paths(site: Site) -> set[str]:

@@ -1,5 +1,8 @@
 """The promises of Keras and its backends that this package relies on, one test for each."""
 
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -42,6 +45,14 @@ class TestLayers:
         internals.set_trainable_flag(model, False)
         assert not internals.trainable_flag(model)
         assert internals.trainable_flag(body)
+
+    def test_keras_s_own_layers_are_told_from_subclasses(self):
+        class Mine(keras.layers.Dense):
+            pass
+
+        assert internals.is_of_keras(keras.layers.Dense(1))
+        assert internals.is_of_keras(keras.layers.Bidirectional(keras.layers.LSTM(1)))
+        assert not internals.is_of_keras(Mine(1))
 
     def test_generators_are_listed_and_an_unlocked_layer_takes_another(self):
         layer = keras.layers.Dropout(0.5)
@@ -310,3 +321,50 @@ def test_the_schedule_of_an_optimizer():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
     assert internals.schedule_of(keras.optimizers.SGD(schedule)) is schedule
     assert internals.schedule_of(keras.optimizers.SGD(0.1)) is None
+
+
+class TestUpdating:
+    def test_keras_updates_all_by_what_update_of_all_gives(self):
+        model, optimizer = built(keras.optimizers.SGD(0.1))
+        weights = model.trainable_variables
+        before = [models.numpy(weight) for weight in weights]
+        gradients = [models.tensor(np.ones(weight.shape)) for weight in weights]
+        if internals.updates_at_once(optimizer):
+            import torch
+
+            with torch.no_grad():
+                internals.update_group(optimizer, gradients, weights, 0.5)
+        else:
+            internals.update_of_all(optimizer)(gradients, weights, 0.5)
+        for weight, old in zip(weights, before, strict=True):
+            np.testing.assert_allclose(models.numpy(weight), old - 0.5, rtol=1e-6)
+
+    def test_a_pull_goes_a_part_of_the_way_to_the_target(self):
+        w, target = models.variable([3.0]), models.variable([1.0])
+        optimizer = keras.optimizers.SGD(0.1)
+        optimizer.build([w])
+        internals.pull_weights(optimizer, [w], [target], [models.tensor(0.25)])
+        np.testing.assert_allclose(models.numpy(w), [2.5])
+        np.testing.assert_allclose(models.numpy(target), [1.0])
+
+    @pytest.mark.tensorflow_only
+    def test_autograph_leaves_a_method_as_written(self):
+        import tensorflow as tf
+
+        @internals.as_written
+        def sign(value):
+            return 1 if value > 0 else -1  # AutoGraph would make this a condition of the graph
+
+        with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
+            tf.function(sign)(tf.constant(1.0))
+
+
+def test_the_backend_is_named():
+    assert internals.backend() == keras.config.backend()
+
+
+def test_every_word_of_the_room_has_its_contract():
+    source = Path(internals.__file__).read_text()
+    words = set(re.findall(r"^def ([a-z]\w*)", source, re.MULTILINE))
+    held = set(re.findall(r"internals\.(\w+)", Path(__file__).read_text()))
+    assert words - held == set()
