@@ -17,8 +17,8 @@ from keras_layerwise.drift.alarms import Alarm
 from keras_layerwise.drift.statistics import DEFAULT, Statistic, chosen
 from keras_layerwise.drift.tracker import DriftRecord, Tracker
 from keras_layerwise.drift.views import View
-from keras_layerwise.model import outline, selectors
-from keras_layerwise.optimizer.layerwise import layerwise_optimizers
+from keras_layerwise.model import outline, selectors, structure
+from keras_layerwise.optimizer.attachment import assigned
 from keras_layerwise.storage import charts, schema
 from keras_layerwise.storage.sinks import Sink
 
@@ -371,23 +371,24 @@ class WeightDrift(RunCallback):
 
 
 def _frozen_by_rule(model: Any) -> set[str]:
-    """The paths of the weights that a rule of the model's optimizer freezes now."""
+    """The paths of the weights that a rule of an optimizer of the model freezes now."""
+    entries = assigned(model)
     return {
-        entry.path
-        for optimizer in layerwise_optimizers(getattr(model, "optimizer", None))
-        if optimizer.built
-        for entry in optimizer.assignments
-        if entry.frozen
+        site.path
+        for site in structure.sites(model)
+        if (entry := entries.get(id(site.weight))) is not None and entry.frozen
     }
 
 
 def _rates(model: Any, view: View, own: float | None) -> dict[str, float]:
     """The learning rate of each weight by path, as far as it is known."""
+    entries = assigned(model)
     found = {} if own is None else {site.path: own for site in view.sites}
-    for optimizer in layerwise_optimizers(getattr(model, "optimizer", None)):
-        if optimizer.built:
-            found |= {entry.path: entry.learning_rate for entry in optimizer.assignments}
-    return found
+    return found | {
+        site.path: entries[id(site.weight)].learning_rate
+        for site in view.sites
+        if id(site.weight) in entries
+    }
 
 
 def _one_of(name: str, value: Any, accepted: Iterable[str]) -> None:

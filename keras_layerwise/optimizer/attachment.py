@@ -74,6 +74,26 @@ def optimizer_of(model: Any) -> Any:
     return next(iter(layerwise_optimizers(getattr(model, "optimizer", None))), None)
 
 
+def assigned(model: Any) -> dict[int, Any]:
+    """What holds for each weight now, by its ``id``, from every optimizer that trains `model`.
+
+    Beside the optimizer that ``compile`` set these are the ones that the model
+    holds, as a GAN does, and those that were given the model for a loop of
+    one's own.
+    """
+    known = _known.get(model)
+    given = () if known is None else (found for ref in known.optimizers if (found := ref()))
+    every = {id(optimizer): optimizer for optimizer in (*_found_on(model), *given)}
+    return {
+        id(weight): entry
+        for optimizer in every.values()
+        if optimizer.built
+        for weight, entry in zip(
+            optimizer.plan.weights_at(optimizer.plan.trained), optimizer.assignments, strict=True
+        )
+    }
+
+
 def is_built(model: Any) -> bool:
     """Whether `model` has all its weights."""
     return bool(model.built) and all(place.layer.built for place in structure.places(model))

@@ -13,6 +13,7 @@ from keras_layerwise.backend import arrays
 from keras_layerwise.drift import devices, sums
 from keras_layerwise.storage import schema
 from keras_layerwise.storage.schema import STATISTICS
+from tests.shared import models
 from tests.shared.drift import (
     Push,
     X,
@@ -615,3 +616,24 @@ def test_what_accelerators_compute_is_what_the_processor_does(monkeypatch):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(copied), weights[0])
     placed = arrays.placed(arrays.Piece(pairs[0][0], ()), others[0]).array
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(placed), others[0])
+
+
+def test_rules_of_optimizers_that_compile_never_saw_are_known_by_weight(tmp_path):
+    model = models.nested()  # its parts have optimizers of their own, as those of a GAN
+    model.left_optimizer = kl.LayerwiseOptimizer(
+        keras.optimizers.SGD(0.1), {"dense": kl.Rule(frozen=True)}, model=model.get_layer("left")
+    )
+    for_right = kl.LayerwiseOptimizer(keras.optimizers.SGD(0.1), {"right/out": 0.5}, model=model)
+    left, right, head = (
+        model.get_layer(name).trainable_variables for name in ("left", "right", "head")
+    )
+    with kl.run(tmp_path / "run", model) as training:
+        for _ in range(3):
+            for optimizer, weights in ((model.left_optimizer, left), (for_right, right + head)):
+                optimizer.apply([keras.ops.ones(w.shape) for w in weights], weights)
+            training.step({"loss": 1.0})
+        training.epoch()
+    rows = {row.name: row for row in training.drift._records[-1].rows}
+    assert rows["left/dense"].frozen
+    assert not rows["right/dense"].frozen
+    assert not rows["left/out"].frozen
