@@ -17,7 +17,7 @@ from typing import Any
 
 import keras_layerwise
 from keras_layerwise.command import diff, show, sweep
-from keras_layerwise.command.layout import WIDTH, columns, page
+from keras_layerwise.command.layout import WIDTH, columns, page, placed
 from keras_layerwise.storage.reading import final_drift
 from keras_layerwise.storage.record import RecordError, load_record
 from keras_layerwise.storage.values import flat
@@ -126,7 +126,7 @@ def _list(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
     lines, left = columns(sweep.heads(names), rows, WIDTH)
     if left:
         lines.append(f"  .. {left} more columns: --csv or --json")
-    return SAME, [f"{len(found)} of {len(runs)} runs in {options.directory}", *lines]
+    return SAME, [placed(f"{len(found)} of {len(runs)} runs in ", options.directory), *lines]
 
 
 def _outline(options: argparse.Namespace) -> tuple[int, Iterable[str]]:

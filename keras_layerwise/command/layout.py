@@ -71,6 +71,23 @@ def fitted(text: str, width: int = WIDTH) -> str:
     return set_cell_size(text, max(width - 2, 0)).rstrip() + ".."
 
 
+def placed(before: str, path: str, after: str = "") -> str:
+    """A line about `path`, whose beginning is left out where the line would be too long.
+
+    Example:
+    >>> line = placed("2 runs in ", "/data/" + "deep/" * 20 + "sweep", ".")
+    >>> print(line, len(line))
+    2 runs in ..p/deep/deep/deep/deep/deep/deep/deep/deep/deep/deep/deep/deep/sweep. 80
+    """
+    path = printable(path)
+    room = WIDTH - cell_len(before) - cell_len(after)
+    if cell_len(path) <= room:
+        return f"{before}{path}{after}"
+    while path and cell_len(path) > room - 2:
+        path = path[1:]
+    return f"{before}..{path}{after}"
+
+
 def pairs(values: Iterable[tuple[str, Any]]) -> list[str]:
     """Names with their values, as many on a line as there is room for.
 

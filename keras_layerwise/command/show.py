@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from keras_layerwise.command.layout import Section, cell, columns, fitted, folded, pairs, wrapped
+from keras_layerwise.command.layout import (
+    Section,
+    cell,
+    columns,
+    fitted,
+    folded,
+    pairs,
+    placed,
+    wrapped,
+)
 from keras_layerwise.storage.record import RUNNING, Record
 from keras_layerwise.storage.values import NEVER_SET, as_text, flat, is_unknown
 from keras_layerwise.tables import render
@@ -24,7 +33,7 @@ def sections(run: str, record: Record, drift: Mapping[str, Any]) -> list[Section
     training = dict(record["training"])
     rules = rule_lines(training)
     return [
-        Section(f"{run}: {record.status}{_duration(record)}", _fate(record)),
+        Section(placed("", run, f": {record.status}{_duration(record)}"), _fate(record)),
         Section("set by the user", pairs(flat(record["user"]).items())),
         Section("training", _settings(training)),
         Section("rules", rules),

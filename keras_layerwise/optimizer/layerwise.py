@@ -137,7 +137,7 @@ class LayerwiseOptimizer(Stepper):
             return
         self.state.make()
         self.built = True
-        self._follow()
+        self.state.activate()
 
     # What this optimizer adds.
 
@@ -229,7 +229,7 @@ class LayerwiseOptimizer(Stepper):
         idle = self.plan.idle(self._positions(select))
         self._sync()
         self.state.drop(idle)
-        self._trace_again()
+        self.state.trace_again()
 
     def summary(
         self, print_fn: Callable[[str], Any] | None = None, per_weight: bool = False
@@ -326,16 +326,7 @@ class LayerwiseOptimizer(Stepper):
             plan.frozen_by_hand.append(select)
         plan.change(positions, frozen=frozen)
         if self.built:
-            self._follow()
-
-    def _follow(self) -> None:
-        """Brings the inner optimizer and the compiled step in line with the plan."""
-        if self.state.activate():
-            self._trace_again()
-
-    def _trace_again(self) -> None:
-        for model in self.plan.models:
-            internals.trace_again(model, "train")
+            self.state.activate()
 
     def _sync(self) -> None:
         """On JAX, brings the state that training holds back into the variables."""

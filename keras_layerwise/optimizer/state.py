@@ -66,8 +66,8 @@ class State:
         self.updates.multipliers = self.multipliers
         plan.finish()
 
-    def activate(self) -> bool:
-        """Has the optimizers train what the plan says; whether that is other than before."""
+    def activate(self) -> None:
+        """Has the optimizers, and the steps that contain them, train what the plan says."""
         missing = self.plan.missing_slots
         if missing:
             self.plan.note_slots(missing, held=True, step=self.steps())
@@ -79,7 +79,13 @@ class State:
         internals.set_trained(self.owner, now)
         keys = {internals.key_of(self.owner, w): i for i, w in enumerate(self.plan.weights)}
         internals.set_positions(self.owner, keys)
-        return [id(weight) for weight in before] != [id(weight) for weight in now]
+        if [id(weight) for weight in before] != [id(weight) for weight in now]:
+            self.trace_again()
+
+    def trace_again(self) -> None:
+        """Recompiles the training steps of the models that are known."""
+        for model in self.plan.models:
+            internals.trace_again(model, "train")
 
     def drop(self, positions: Sequence[int]) -> None:
         """Frees the slots of weights."""

@@ -200,6 +200,23 @@ def test_show_and_diff_fit_a_page_however_large_the_network(large, runs, capsys)
     assert len(capsys.readouterr().out.splitlines()) > 500
 
 
+@pytest.mark.parametrize("length", range(0, 80, 13))
+def test_a_long_path_keeps_its_end_and_what_is_said_of_it(tmp_path, capsys, length):
+    runs = tmp_path / ("x" * 60) / ("日" * length + "-sweep")
+    save_record(record(), runs / "run-1")
+    for arguments, begin, end in [
+        (["show", runs / "run-1"], "..", "-sweep/run-1: finished"),
+        (["list", runs], "1 of 1 runs in ..", "-sweep"),
+    ]:
+        assert cli.main([*map(str, arguments)]) == 0
+        line = capsys.readouterr().out.splitlines()[0]
+        assert cell_len(line) in (79, 80)
+        assert line.startswith(begin)
+        assert line.endswith(end)
+    cli.main(["show", str(runs / "run-1"), "--full"])
+    assert capsys.readouterr().out.startswith(f"{runs / 'run-1'}: finished\n")
+
+
 def test_show_says_drift_by_part_and_each_alarm_once(large, capsys):
     save_record(record(dataset="toy"), large)
     assert cli.main(["show", str(large)]) == 0

@@ -94,11 +94,6 @@ def test_a_rate_that_float32_makes_zero(name, value):
         Rule(**{name: value})
 
 
-def test_decay_to_is_refused_while_it_does_nothing():
-    with pytest.raises(RuleError, match="decay_to"):
-        Rule(decay_to="initial")
-
-
 @pytest.mark.parametrize(
     "selector",
     [

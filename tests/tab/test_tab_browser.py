@@ -122,12 +122,13 @@ class TestPictures:
 
     def test_each_run_says_what_is_frozen_in_it(self, page, board, logs):
         def label():
-            return tab.locator("#heatmap .item").last.inner_text().split()
+            return tab.locator('#heatmap .item[data-key="head"]').inner_text().split()
 
         tab = opened(page, board, runs=json.dumps([logs[2]]))
         assert label() == ["⚠", "❄", "head"]
         settle(tab, lambda: tab.locator("#runs label", has_text=FULL).click())
-        assert label() == ["⚠", "(❄)", "head"]
+        # The second run knows the parts of its network, so that the part is named too.
+        assert label() == ["⚠", "(❄)", "head", "·", "head"]
         for panel, frozen in enumerate([True, False]):
             point_at(page, tab, "head", 3, 40, panel)
             tab.locator("#tooltip strong", has_text="head").wait_for()
