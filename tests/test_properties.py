@@ -599,7 +599,7 @@ def test_a_record_survives_the_disk(folder, one, other, status):
     save_record(record, folder)
     read = load_record(folder)
     assert (read["user"], read.status, read.changes) == (one, status, record.changes)
-    assert setting_to_json(read) == through_json(record.to_json())
+    assert read.to_json() == through_json(record.to_json())
     assert read.fingerprint == record.fingerprint
     changed = Record({**record.values, "user": other})
     differ = record.diff(changed)
@@ -664,10 +664,12 @@ def _dense(*layer_names):
 
 
 @pytest.fixture(scope="module")
-def trained():
-    model = _dense()
-    model.compile("sgd", "mse")
-    return model
+def compiled():
+    """A model, and another that takes the place of it restored from a checkpoint."""
+    models = [_dense(), _dense()]
+    for model in models:
+        model.compile("sgd", "mse")
+    return models
 
 
 single_values = user_leaves.filter(lambda value: not isinstance(value, Options))
@@ -675,21 +677,28 @@ single_values = user_leaves.filter(lambda value: not isinstance(value, Options))
 
 @few
 @given(names, single_values, single_values)
-def test_another_value_than_the_frozen_one_is_refused_with_both(trained, name, old, new):
+def test_another_value_than_the_frozen_one_is_refused_with_both(compiled, name, old, new):
+    model, restored = compiled
     with tempfile.TemporaryDirectory() as log_dir:
 
-        def begin(value):
+        def train(model, first, value):
             callback = FreezeHyperparameters(log_dir, {name: value})
-            callback.set_model(trained)
+            model.optimizer.iterations.assign(first)
+            callback.set_model(model)
             callback.on_train_begin()
+            callback.on_train_batch_begin(0)
+            model.optimizer.iterations.assign(first + 1)
+            callback.on_train_batch_end(0)
             callback.on_train_end()
+            return load_record(log_dir)
 
-        begin(old)
+        assert not train(model, 0, old).resumptions
         if fingerprint(plain(old)) == fingerprint(plain(new)):
-            begin(new)
+            assert [found["step"] for found in train(restored, 1, new).resumptions] == [1]
             return
         with pytest.raises(FrozenHyperparameterError) as raised:
-            begin(new)
+            train(restored, 1, new)
+        assert load_record(log_dir).values["user"] == {name: plain(old)}
     assert as_text(plain(old)) in str(raised.value)
     assert as_text(plain(new)) in str(raised.value)
 
@@ -703,7 +712,7 @@ def test_another_value_than_the_frozen_one_is_refused_with_both(trained, name, o
 def test_an_optimizer_survives_its_config(layer_names, given_rules, is_built):
     rules = dict(zip(layer_names, given_rules, strict=False))
     model = _dense(*layer_names)
-    inner = keras.optimizers.SGD(0.5, weight_decay=0.25)
+    inner = keras.optimizers.SGD(1.0, weight_decay=0.25)  # a rate at which no multiplier is lost
     optimizer = LayerwiseOptimizer(inner, rules, model=model if is_built else None)
     config = through_json(optimizer.get_config())
     again = LayerwiseOptimizer.from_config(config)
@@ -791,7 +800,7 @@ def test_a_stored_schedule_runs_no_foreign_code(trap, evil, field):
         rule = {**rule_to_json(Rule()), field: evil}
         with pytest.raises((RuleError, TypeError)):
             rule_from_json(rule)
-        setting = Setting("a/kernel", "a", "kernel", (1, 1), None, Rule()).to_json()
+        setting = setting_to_json(Setting("a/kernel", "a", "kernel", (1, 1), None, Rule()))
         with pytest.raises(RuleError, match="Not a stored assignment"):
             setting_from_json({**setting, "rule": rule})
         config = LayerwiseOptimizer("sgd", {"a": 0.5}, model=_dense()).get_config()
