@@ -29,7 +29,6 @@ from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import hparams, schema
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.record import (
-    FAILED,
     FINISHED,
     GROUPS,
     RUNNING,
@@ -382,25 +381,7 @@ class FreezeHyperparameters(RunCallback):
         """Completes the record."""
         if self._record is None or self._record.status != RUNNING:
             return
-        text = None
-        if error is None:
-            status = run_record.status_at_end(self._record)
-        else:
-            status, text = FAILED, plain(f"{type(error).__name__}: {error}".rstrip(": "))
-        fingerprints = dict(self.record.fingerprints)
-        fingerprints.pop("final_weights", None)
-        came_from = {**self.record.provenance, "data": fitting.data_of(self.model)}
-        with contextlib.suppress(Exception):  # state that an interrupted step left unusable
-            fingerprints["final_weights"] = weights_fingerprint(self.model)
-        self._record = replace(
-            self._record,
-            status=status,
-            ended=now(),
-            seen=None,
-            error=text,
-            fingerprints=fingerprints,
-            provenance=came_from,
-        )
+        self._record = run_record.ended(self._record, self.model, error)
         self._write_record(self.run.last_step)
         self.close()
         if self.directory is None or not is_chief():
@@ -408,7 +389,7 @@ class FreezeHyperparameters(RunCallback):
         try:
             # In a file of its own, so that a continuation can take it back.
             end = EventWriter(self.directory / schema.RECORD_DIR)
-            end.summary(hparams.session_end(status == FINISHED, time.time()), 0)
+            end.summary(hparams.session_end(self._record.status == FINISHED, time.time()), 0)
             end.close()
             self._record = replace(self._record, end_file=end.path.name)
             save_record(self._record, self.directory)

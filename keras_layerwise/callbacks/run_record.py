@@ -1,5 +1,6 @@
 """What is noted in a run record while a run goes on: functions from record to record."""
 
+import contextlib
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -7,7 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from keras_layerwise.backend import internals
-from keras_layerwise.storage.record import DIVERGED, FINISHED, Record
+from keras_layerwise.hyperparameters import fit as fitting
+from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
+from keras_layerwise.storage.record import DIVERGED, FAILED, FINISHED, Record
+from keras_layerwise.storage.run_file import now
 from keras_layerwise.storage.values import (
     ABSENT,
     UNKNOWN,
@@ -15,6 +19,7 @@ from keras_layerwise.storage.values import (
     as_text,
     differences,
     flat,
+    plain,
 )
 
 RATE = "training/learning_rate"
@@ -137,6 +142,26 @@ def status_at_end(record: Record) -> str:
     final = record.results.get("final", {})
     losses = [value for name, value in final.items() if name.endswith("loss")]
     return DIVERGED if any(isinstance(value, str) for value in losses) else FINISHED
+
+
+def ended(record: Record, model: Any, error: BaseException | None) -> Record:
+    """The record of a training of `model` that ended, by `error` where there was one."""
+    status, text = status_at_end(record), None
+    if error is not None:
+        status, text = FAILED, plain(f"{type(error).__name__}: {error}".rstrip(": "))
+    fingerprints = dict(record.fingerprints)
+    fingerprints.pop("final_weights", None)
+    with contextlib.suppress(Exception):  # state that an interrupted step left unusable
+        fingerprints["final_weights"] = weights_fingerprint(model)
+    return replace(
+        record,
+        status=status,
+        ended=now(),
+        seen=None,
+        error=text,
+        fingerprints=fingerprints,
+        provenance={**record.provenance, "data": fitting.data_of(model)},
+    )
 
 
 def lines(found: Iterable[Difference]) -> str:

@@ -9,7 +9,7 @@ import keras
 
 from keras_layerwise.backend.internals import own_weights
 from keras_layerwise.errors import RuleError
-from keras_layerwise.model import blocks, graph, kinds, patterns, selectors, stretches
+from keras_layerwise.model import blocks, graph, kinds, patterns, selectors, stretches, ways
 from keras_layerwise.model.blocks import ADVICE, Blocks, OutOfOrderError, listed
 from keras_layerwise.model.graph import Vertex
 from keras_layerwise.model.structure import Sites
@@ -200,7 +200,7 @@ def _ranks(
     count = len(found.units)
     block_of = {i: n for n, members in enumerate(found.units.values()) for i in members}
     before = blocks.before_each(vertices, found.units)
-    after = _after_each(vertices, block_of)
+    after = ways.after_each(vertices, block_of)
     head, neck = count + 2, count + 1
     for i, vertex in enumerate(vertices):
         if i not in block_of:
@@ -212,7 +212,7 @@ def _ranks(
     if not given.head and not has_outer_head:
         heads = _heads(vertices, range(len(vertices)), scope)
         heads = {i for i in heads if i not in block_of and not after[i]}
-    children = _children(vertices)
+    children = ways.children(vertices)
     ranks, lost = [], []
     for i, vertex in enumerate(vertices):
         said = {given.layers.get(id(layer)) for layer in vertex.layers} or {None}
@@ -226,9 +226,9 @@ def _ranks(
             lost.append(i)
             rank = 0
         elif after[i]:
-            rank = _rank_before(vertices, children, i, before, after, block_of)
+            rank = ways.rank_before(vertices, children, i, before, after, block_of)
         elif before[i]:
-            rank = _closed(vertices, children, i, before, after, block_of) or neck
+            rank = ways.closed(vertices, children, i, before, after, block_of) or neck
             is_outer = i in outer and not given.head
             rank = head if is_outer and rank == neck else rank
         elif not count:
@@ -260,69 +260,6 @@ def _ranks(
             "head, pass head=[...] with them and the last layer."
         )
     return ranks, hint
-
-
-def _after_each(vertices: Sequence[Vertex], block_of: dict[int, int]) -> list[int]:
-    """For each vertex, the blocks that come after it, as bits."""
-    after = [0] * len(vertices)
-    for i in range(len(vertices) - 1, -1, -1):
-        mine = after[i] | (1 << block_of[i] if i in block_of else 0)
-        for parent in vertices[i].parents:
-            after[parent] |= mine
-    return after
-
-
-def _rank_before(
-    vertices: Sequence[Vertex],
-    children: Sequence[Sequence[int]],
-    i: int,
-    before: Sequence[int],
-    after: Sequence[int],
-    block_of: dict[int, int],
-) -> int:
-    """The rank of what a block follows: the stem, or the block that consumes it."""
-    last = before[i].bit_length() - 1
-    following = (after[i] & -after[i]).bit_length() - 1
-    if following <= last:
-        return last + 1  # between two layers of one block
-    closed = _closed(vertices, children, i, before, after, block_of)
-    if closed is not None:
-        return closed
-    return following + 1 if last >= 0 else 0
-
-
-def _closed(
-    vertices: Sequence[Vertex],
-    children: Sequence[Sequence[int]],
-    i: int,
-    before: Sequence[int],
-    after: Sequence[int],
-    block_of: dict[int, int],
-) -> int | None:
-    """The rank of the one block that `i` leads around, as the shortcut of a residual block does."""
-    if not vertices[i].layers:
-        return None
-    todo, seen = [i], {i}
-    while todo:
-        for child in children[todo.pop()]:
-            if child in seen or child in block_of:
-                continue
-            seen.add(child)
-            vertex = vertices[child]
-            if vertex.joins and "add" in type(vertex.layer).__name__.lower():
-                around = before[child].bit_length() - 1
-                is_beside = around == before[i].bit_length() and not after[i] >> around & 1
-                return around + 1 if is_beside else None
-            todo.append(child)
-    return None
-
-
-def _children(vertices: Sequence[Vertex]) -> list[list[int]]:
-    children: list[list[int]] = [[] for _ in vertices]
-    for i, vertex in enumerate(vertices):
-        for parent in vertex.parents:
-            children[parent].append(i)
-    return children
 
 
 def _check_given(
