@@ -1,7 +1,6 @@
 """What `WeightDrift` makes of its records: event files and sinks, tables, pictures."""
 
 import html
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -138,7 +137,6 @@ class ReferenceFile:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / schema.REFERENCE_FILE
-        self._saving: threading.Thread | None = None
 
     @property
     def found(self) -> Path | None:
@@ -146,29 +144,21 @@ class ReferenceFile:
         return self._path if self._path.exists() else None
 
     def keep(self, tracker: Tracker, about: str) -> None:
-        """Writes the tracker's reference in a thread, where this process holds all of it."""
+        """Writes the tracker's reference, where this process holds all of it.
+
+        Not beside the training: a checkpoint must never be there before it, or a
+        run that is killed in between compares with the weights of the checkpoint.
+        """
         reference, view = tracker.reference, tracker.view
         if not (is_chief() and reference.is_whole(view.watched)):
             return
-        self.wait()
-
-        def save() -> None:
-            try:
-                reference.save(self._path, view.watched, [s.path for s in view.sites], about)
-            except OSError as error:
-                warn(
-                    f"The reference could not be kept in {self._path} ({error}). Training goes "
-                    "on; a resumed run will compare with the weights that it starts from."
-                )
-
-        self._saving = threading.Thread(target=save, name="WeightDrift", daemon=True)
-        self._saving.start()
-
-    def wait(self) -> None:
-        """Until it is written."""
-        if self._saving is not None:
-            self._saving.join()
-            self._saving = None
+        try:
+            reference.save(self._path, view.watched, [s.path for s in view.sites], about)
+        except OSError as error:
+            warn(
+                f"The reference could not be kept in {self._path} ({error}). Training goes "
+                "on; a resumed run will compare with the weights that it starts from."
+            )
 
 
 def shown(record: DriftRecord) -> tuple[tuple[Group, ...], dict[str, Values]]:

@@ -258,9 +258,7 @@ class WeightDrift(RunCallback):
             self.summary()
 
     def close(self) -> int:
-        """Waits for the reference's file, and closes the outputs."""
-        if self._file is not None:
-            self._file.wait()
+        """Closes the outputs."""
         self._output = None
         lost = super().close()
         self._lost += lost

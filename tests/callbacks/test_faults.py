@@ -20,6 +20,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_layerwise as kl
+from keras_layerwise.drift.reference import Reference
 from keras_layerwise.storage import run_file
 from keras_layerwise.storage.record import RecordError
 
@@ -250,6 +251,26 @@ def test_a_truncated_record_is_refused_before_the_first_step_and_kept(tmp_path):
         fit(model, watching(tmp_path))
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 18
     assert path.read_text() == half
+
+
+def test_no_checkpoint_is_there_before_the_reference(tmp_path, monkeypatch):
+    """Or a run that is killed in between would compare with the weights of the checkpoint."""
+    save, found = Reference.save, []
+
+    def slowly(self, *args):
+        time.sleep(0.5)
+        save(self, *args)
+
+    monkeypatch.setattr(Reference, "save", slowly)
+    path = tmp_path / "drift" / "reference.npz"
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            found.append(path.exists())
+
+    fit(compiled(), [Look(), *watching(tmp_path)], epochs=1)
+    assert all(found)
+    assert len(found) == 6
 
 
 def test_a_truncated_reference_is_refused_before_the_first_step(tmp_path):
