@@ -154,6 +154,9 @@ class Fit:
                 self.run = found or self._new(model, modes, late)
                 self.run.counts_batches = counts_batches
                 self.run.step(model)
+                if self.run.began == "resumed":
+                    # At once: a kill before the first save may leave a later checkpoint behind.
+                    self.run.save(model)
                 self.is_refused = False
                 for name in self.names:
                     _runs.setdefault(model, {})[name] = self.run
@@ -271,7 +274,8 @@ def _resumed(directory: Path, mark: Mark | None, count: int, counts_batches: boo
     step = mark.step - mark.count + count
     if counts_batches:  # in each of which an optimizer may make several steps
         step = round(mark.step * (count - mark.first) / max(1, mark.count - mark.first))
-    return Run(directory, _changed(mark, count=count, step=step), "resumed", None)
+    last = max(mark.last, count)
+    return Run(directory, _changed(mark, last=last, count=count, step=step), "resumed", None)
 
 
 def _exists(directory: Path | None) -> bool:

@@ -545,3 +545,26 @@ class TestLoops:
         with pytest.raises(kl.FrozenHyperparameterError, match="a/activation"):
             loop()
         assert record_of(place).status == "failed"
+
+
+def test_a_resumed_run_says_at_once_how_far_it_is(tmp_path):
+    """A kill before its first save may leave a checkpoint that is an epoch further on."""
+    place = tmp_path / "run"
+    fit(net(), kl.FreezeHyperparameters(place))
+    mark = run_file.read(place)
+    resumed = net()
+    resumed.optimizer.build(resumed.trainable_variables)
+    resumed.optimizer.iterations.assign(mark.last + 2)
+    run_file.write(place, run_file.Mark(**{**vars(mark), "ended": False, "ahead": 2}))
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        observes_only = True
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(run_file.read(place))
+
+    fit(resumed, kl.FreezeHyperparameters(place), Look(), epochs=1)
+    assert seen[0].last == mark.last + 2
+    assert seen[0].holds(mark.last + 4)
+    assert not place.with_name("run-2").exists()
