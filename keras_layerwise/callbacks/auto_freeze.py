@@ -54,7 +54,7 @@ class AutoFreeze(keras.callbacks.Callback):
     >>> from keras_layerwise import LayerwiseOptimizer
     >>> layers = [keras.layers.Dense(4, name=f"block_{i}") for i in range(4)]
     >>> model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(1, name="head")])
-    >>> model.compile(LayerwiseOptimizer(keras.optimizers.SGD(0.1)), "mse")
+    >>> model.compile(LayerwiseOptimizer(keras.optimizers.SGD(0.01)), "mse")
     >>> freeze = AutoFreeze(trace_cost=0)
     >>> x = np.random.default_rng(0).normal(size=(32, 4))
     >>> _ = model.fit(x, x[:, :1], epochs=8, verbose=0, callbacks=[freeze])

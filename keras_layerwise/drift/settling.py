@@ -37,6 +37,8 @@ def first_unsettled(
     """
     change = [_relative_change(old, new) for old, new in zip(previous, current, strict=True)]
     threshold = np.percentile(change[start:], percentile)
+    if not np.isfinite(threshold):  # a diverging network has settled nowhere
+        return start
     return next(i for i in range(start, len(change)) if change[i] >= threshold)
 
 

@@ -63,6 +63,11 @@ def test_a_block_that_begins_to_move_has_not_settled():
     assert first_unsettled([0.0, 1.0, 1.0], [1.0, 1.0, 1.0]) == 0
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_network_that_diverges_has_settled_nowhere(broken):
+    assert first_unsettled([1.0, 1.0, 1.0], [1.0, broken, broken], start=1) == 1
+
+
 def test_a_trace_is_earned_back_or_not_made():
     assert pays(101, 100)
     assert not pays(100, 100)
