@@ -314,6 +314,9 @@ def test_what_only_building_reads_is_refused():
             super().__init__(**kwargs)
             self.start, self.power = start, power
 
+        def get_config(self):
+            return {**super().get_config(), "start": self.start, "power": self.power}
+
         def build(self, shape):
             self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
             self.scale.assign(self.start)

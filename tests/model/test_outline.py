@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_layerwise import RuleError, outline
+from keras_layerwise.backend.internals import sublayers
 from keras_layerwise.model import structure
 from keras_layerwise.model.outline import keys
 from keras_layerwise.model.selectors import select, select_layers
@@ -465,6 +466,8 @@ def test_a_layer_outside_the_graph_is_asked_for():
     body = residual(named=True)
     body.extra = dense("extra")
     body.extra.build((None, 4))
+    if body.extra not in sublayers(body):
+        pytest.skip("this Keras does not track a layer that a functional model gets later")
     with pytest.raises(RuleError, match=r"not in the graph.*extra"):
         outline(body)
     assert by_part(outline(body, head=["out", "extra"]))["head"] == ["out", "extra"]

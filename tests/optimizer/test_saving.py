@@ -361,6 +361,8 @@ class TestVersion01:
             np.testing.assert_allclose(weight, value, rtol=1e-4, atol=1e-6)
 
     def test_the_keras_file(self, expected):
+        if tuple(map(int, keras.version().split(".")[:2])) < (3, 15):
+            pytest.skip("was saved by Keras 3.15, whose layers have settings unknown to this one")
         self.assert_expected(keras.models.load_model(self.SAVED / "model.keras"), expected)
 
     def rebuilt(self):
