@@ -1,5 +1,6 @@
 """Goes a part of the way from a reference to the trained weights, and back."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -302,13 +303,9 @@ def _values(reference: Any, model: Any, every: Sequence[Site]) -> list[Array]:
 
 
 def _reference(asked: Any, model: Any, every: Sequence[Site]) -> Reference:
-    if isinstance(asked, (list, tuple)):
-        return sources.of_arrays(asked, every, every)
-    if selectors.is_layer(asked):
-        return sources.of_model(asked, every, every)
+    if not isinstance(asked, (str, os.PathLike)) or not Path(asked).is_dir():
+        return sources.given(asked, model, every, every)[0]
     path = Path(asked)
-    if not path.is_dir():
-        return sources.of_file(path, model, every, every)
     file = path / schema.DRIFT_DIR / schema.REFERENCE_FILE
     if not file.is_file():
         raise FileNotFoundError(

@@ -62,12 +62,24 @@ def find(
             return load(stored, view.sites)
         about = f"the weights at step {step}, the first seen" if step else "the initial weights"
         return Reference.taken(view.watched), about
+    return given(asked, model, view.sites, view.every)
+
+
+def given(
+    asked: Any, model: Any, chosen: Sequence[Site], every: Sequence[Site]
+) -> tuple[Reference, str]:
+    """The reference that arrays, a file or another model hold, and what it is in words.
+
+    Raises:
+        ValueError: where it does not fit the model.
+        FileNotFoundError: where there is no such file.
+    """
     if isinstance(asked, (list, tuple)):
-        return of_arrays(asked, view.sites, view.every), "the given arrays"
+        return of_arrays(asked, chosen, every), "the given arrays"
     if isinstance(asked, (str, os.PathLike)):
         path = Path(asked)
-        return of_file(path, model, view.sites, view.every), f"the file {path.name}"
-    return of_model(asked, view.sites, view.every), f"the model {asked.name}"
+        return of_file(path, model, chosen, every), f"the file {path.name}"
+    return of_model(asked, chosen, every), f"the model {asked.name}"
 
 
 def load(path: Path, watched: Sequence[Site]) -> tuple[Reference, str]:
