@@ -2,88 +2,50 @@
 
 Keras spells an Adam update as a dozen elementwise operations, each of which
 reads and writes a whole weight. TensorFlow has one kernel for it. A kernel is
-taken for a class of Keras itself, not for a subclass, which may have changed
-the formula; and only for dense gradients of the dtypes named.
-The rest is left to Keras.
+taken for dense gradients only, of the dtypes named.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-
-@dataclass(frozen=True)
-class Update:
-    """How one optimizer updates a weight in place.
-
-    Attributes:
-        per_weight: updates a weight, from the optimizer, the weight's position
-            and resource variable, its gradient and rate, and `per_step`'s values.
-        per_step: values that all weights share at a step, from the optimizer
-            and the weights' dtype.
-        dtypes: of the weights that it updates as Keras does.
-    """
-
-    per_weight: Callable[..., None]
-    per_step: Callable[[Any, str], tuple[Any, ...]] = lambda optimizer, dtype: ()
-    dtypes: tuple[str, ...] = ("float32", "float64")
+from keras_layerwise.backend.fused import Update
 
 
-def update_of(optimizer: Any) -> Update | None:
-    """The fused update for `optimizer`, None where Keras's own has to do it."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    find = _UPDATES.get(type(optimizer))
-    return find(optimizer) if find else None
-
-
-def takes(variable: Any, gradient: Any) -> bool:
+def _is_dense(variable: Any, gradient: Any) -> bool:
     """Whether the gradient is dense, and the weight a resource that a kernel can write to."""
     import tensorflow as tf
 
     return isinstance(gradient, tf.Tensor) and hasattr(variable, "handle")
 
 
-def apply(
-    optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any, shared: Any
-) -> None:
-    """Updates one weight of an `optimizer` that has an `update_of`."""
-    update = update_of(optimizer)
-    if update is not None:
-        dtype = variable.dtype
-        update.per_weight(
-            optimizer, position, variable, ops.cast(gradient, dtype), ops.cast(rate, dtype), shared
-        )
-
-
 def _sgd(optimizer: Any) -> Update:
-    return Update(_momentum_update if optimizer.momentum else _plain_update)
+    return Update(_momentum_update if optimizer.momentum else _plain_update, _is_dense)
 
 
 def _adam(optimizer: Any) -> Update | None:
-    return None if optimizer.amsgrad else Update(_adam_update, _adam_powers)
+    return None if optimizer.amsgrad else Update(_adam_update, _is_dense, _adam_powers)
 
 
 def _rmsprop(optimizer: Any) -> Update | None:
     # Centred, the kernel subtracts in another order what nearly cancels.
     if optimizer.centered or not 0 <= optimizer.rho < 1:
         return None
-    return Update(_rmsprop_update if optimizer.momentum > 0 else _rmsprop_in_two)
+    return Update(_rmsprop_update if optimizer.momentum > 0 else _rmsprop_in_two, _is_dense)
 
 
 def _adagrad(optimizer: Any) -> Update | None:
     # Beyond this the constant of _adagrad_update would show.
     if optimizer.epsilon > 1.3e-6 * optimizer.initial_accumulator_value:
         return None
-    return Update(_adagrad_update, dtypes=("float32",))
+    return Update(_adagrad_update, _is_dense, dtypes=("float32",))
 
 
-_UPDATES: dict[type, Callable[[Any], Update | None]] = {
+UPDATES: dict[type, Callable[[Any], Update | None]] = {
     keras.optimizers.SGD: _sgd,
     keras.optimizers.Adam: _adam,
     keras.optimizers.AdamW: _adam,
@@ -120,7 +82,7 @@ def _momentum_update(
 
 
 def _adam_powers(optimizer: Any, dtype: str) -> tuple[Any, ...]:
-    """β₁ᵗ, β₂ᵗ and ε, such that the kernel's step is Keras's.
+    """β₁ᵗ, β₂ᵗ and ε, such that the kernel's step is Keras's; and √(1 − β₂ᵗ)/(1 − β₁ᵗ).
 
     Keras multiplies by 1 − β₂, rounded; the kernel subtracts the rounded β₂
     from 1, which in float32 at 0.999 is less by 1.3e-5 of itself. Its second
@@ -132,12 +94,22 @@ def _adam_powers(optimizer: Any, dtype: str) -> tuple[Any, ...]:
     first, second = (
         ops.power(ops.cast(beta, dtype), step) for beta in (optimizer.beta_1, optimizer.beta_2)
     )
+    length = ops.sqrt(1 - second) / (1 - first)
     rounded = np.dtype(dtype).type(optimizer.beta_2)
     own, kernels = 1 - optimizer.beta_2, 1 - float(rounded)
     if not 0 < own < 1 or not 0 < kernels < 1:
-        return first, second, ops.cast(optimizer.epsilon, dtype)
+        return first, second, ops.cast(optimizer.epsilon, dtype), length
     shorter = ops.sqrt(ops.expm1(step * math.log1p(-kernels)) / ops.expm1(step * math.log1p(-own)))
-    return 1 - (1 - first) / shorter, second, optimizer.epsilon * shorter
+    return 1 - (1 - first) / shorter, second, optimizer.epsilon * shorter, length
+
+
+_ADAM_IN_THREE = (300, 40_000)
+"""Elements from which and below which `_adam_in_three` is faster than the kernel for Adam.
+
+That kernel takes the work on each element for that on all of them, and hands
+pieces of a few elements to every core; beyond a few thousand the pieces are
+worth it. The kernels for the other optimizers do not.
+"""
 
 
 def _adam_update(
@@ -145,7 +117,10 @@ def _adam_update(
 ) -> None:
     import tensorflow as tf
 
-    first, second, epsilon = shared
+    if _ADAM_IN_THREE[0] <= math.prod(variable.shape) < _ADAM_IN_THREE[1]:
+        _adam_in_three(optimizer, position, variable, gradient, rate, shared)
+        return
+    first, second, epsilon, _ = shared
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=_handle(optimizer._momentums, position),
@@ -157,6 +132,28 @@ def _adam_update(
         beta2=tf.constant(optimizer.beta_2, rate.dtype),
         epsilon=epsilon,
         grad=gradient,
+    )
+
+
+def _adam_in_three(
+    optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any, shared: Any
+) -> None:
+    """Updates both moments and the weight by a kernel each, which does not share out its work."""
+    import tensorflow as tf
+
+    mean = optimizer._momentums[position].value
+    square = optimizer._velocities[position].value
+    for slot, beta, now in (
+        (mean, optimizer.beta_1, gradient),
+        (square, optimizer.beta_2, tf.square(gradient)),
+    ):
+        tf.raw_ops.ResourceApplyGradientDescent(
+            var=slot.handle, alpha=tf.constant(1 - beta, rate.dtype), delta=slot - now
+        )
+    tf.raw_ops.ResourceApplyGradientDescent(
+        var=variable.handle,
+        alpha=rate * shared[3],
+        delta=mean / (tf.sqrt(square) + tf.constant(optimizer.epsilon, rate.dtype)),
     )
 
 

@@ -3,7 +3,7 @@
 Keras's own hands one rate to ``torch._foreach_`` operations, so that weights
 with other rates need calls of their own, about 40 µs each. The operations
 also take a list of factors. What is computed stays what Keras computes, in its
-order; as in `keras_layerwise.backend.tensorflow_kernels`, for classes of Keras itself only.
+order; as in `keras_layerwise.backend.fused`, for classes of Keras itself only.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ def update_of(optimizer: Any) -> Callable[..., None] | None:
     """The update, None where Keras's own has to do it.
 
     It takes the optimizer, and for each weight its position in the optimizer,
-    its gradient, itself and its rate.
+    its gradient and itself; and the vector of their rates. What is computed of
+    rates is computed of the vector, in one operation for all weights.
     """
     kind = type(optimizer)
     if not kind.__module__.startswith("keras.src.backend.torch."):
@@ -26,14 +27,13 @@ def update_of(optimizer: Any) -> Callable[..., None] | None:
     return None if getattr(optimizer, "amsgrad", False) else found
 
 
-def decay(variables: Sequence[Any], rates: Sequence[Any], decays: Sequence[float]) -> None:
-    """Decays w to w·(1 − λ·η), as Keras does on PyTorch, with λ and η of each weight."""
+def decay(variables: Sequence[Any], rates: Any, decays: Sequence[float]) -> None:
+    """Decays w to w·(1 − λ·η), as Keras does on PyTorch, with λ and the vector η of the weights."""
     import torch
 
     with torch.no_grad():
-        factors = torch._foreach_mul(list(rates), [-value for value in decays])
-        torch._foreach_add_(factors, 1.0)
-        torch._foreach_mul_([v.value for v in variables], factors)
+        factors = 1 - rates * rates.new_tensor(decays)
+        torch._foreach_mul_([v.value for v in variables], factors.unbind())
 
 
 def _values(slots: Sequence[Any], places: Sequence[int]) -> list[Any]:
@@ -43,7 +43,7 @@ def _values(slots: Sequence[Any], places: Sequence[int]) -> list[Any]:
 def _sgd(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any) -> None:
     import torch
 
-    values = [v.value for v in variables]
+    values, rates = [v.value for v in variables], rates.unbind()
     if not optimizer.momentum:
         torch._foreach_addcmul_(values, grads, rates, value=-1)
         return
@@ -65,8 +65,7 @@ def _adam(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any) -
     first, second = (
         1 - ops.power(ops.cast(beta, dtype), step) for beta in (optimizer.beta_1, optimizer.beta_2)
     )
-    lengths = torch._foreach_mul(rates, ops.sqrt(second))
-    torch._foreach_div_(lengths, first)
+    lengths = (rates * ops.sqrt(second) / first).unbind()
     means = _values(optimizer._momentums, places)
     squares = _values(optimizer._velocities, places)
     torch._foreach_mul_(means, optimizer.beta_1)
@@ -84,7 +83,7 @@ def _adagrad(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any
     sums = _values(optimizer._accumulators, places)
     torch._foreach_add_(sums, torch._foreach_mul(grads, grads))
     below = torch._foreach_sqrt(torch._foreach_add(sums, optimizer.epsilon))
-    changes = torch._foreach_div(torch._foreach_mul(grads, rates), below)
+    changes = torch._foreach_div(torch._foreach_mul(grads, rates.unbind()), below)
     torch._foreach_add_([v.value for v in variables], changes, alpha=-1)
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_layerwise.backend import internals
-from keras_layerwise.backend import tensorflow_kernels as fused
+from keras_layerwise.backend import fused, internals
 from keras_layerwise.backend import torch_foreach as foreach
 from keras_layerwise.optimizer.plan import Plan
 from keras_layerwise.optimizer.setting import rate_of
@@ -115,8 +114,8 @@ class Updates:
             learning_rate = self.step.rates[position]
             key = (first_step, keras.backend.standardize_dtype(variable.dtype))
             values = self.step.shared.get(key)
-        if values is not None and fused.takes(variable, gradient):
-            fused.apply(self.optimizer, position, variable, gradient, learning_rate, values)
+        if self.fused and values is not None and self.fused.takes(variable, gradient):
+            self.fused.apply(self.optimizer, position, variable, gradient, learning_rate, values)
         else:
             method = type(self.optimizer).update_step
             method(self.counting_from(first_step), gradient, variable, learning_rate)
@@ -132,9 +131,8 @@ class Updates:
             key = (setting.rule.multiplier, setting.rule.learning_rate, setting.first_step)
             groups.setdefault(key, []).append(i)
         if self.foreach and len(groups) > 1 and len({key[2] for key in groups}) == 1:
-            rates = self.rates(learning_rate)
             counting = self.counting_from(self.plan.settings[places[0]].first_step)
-            self.foreach(counting, places, grads, variables, [rates[place] for place in places])
+            self.foreach(counting, places, grads, variables, self._vector(places, learning_rate))
             return
         # Nadam's product changes once a call, and every group has to meet it as it was.
         product = internals.product_per_step(self.optimizer)
@@ -173,11 +171,10 @@ class Updates:
             self._pull(pulled, learning_rate)
         members = [pair for found in groups.values() for pair in found]
         if self.foreach and len(groups) > 1:
-            rates = self.rates(learning_rate)
             owns = [settings[position].rule.weight_decay for position, _ in members]
             foreach.decay(
                 [variable for _, variable in members],
-                [rates[position] for position, _ in members],
+                self._vector([position for position, _ in members], learning_rate),
                 [optimizer.weight_decay if own is None else own for own in owns],
             )
             return
@@ -207,6 +204,15 @@ class Updates:
         """Each weight's rate at this step, by position."""
         step = internals.step_counter(self.optimizer)
         return self.plan.rates(self.multipliers, learning_rate, step)
+
+    def _vector(self, places: Sequence[int], learning_rate: Any) -> Any:
+        """The rates of the weights at `places`, as one vector."""
+        settings = self.plan.settings
+        if any(settings[place].is_scheduled for place in places):
+            rates = self.rates(learning_rate)
+            return ops.stack([rates[place] for place in places])
+        every = ops.multiply(self.multipliers, ops.cast(learning_rate, self.multipliers.dtype))
+        return every if list(places) == list(range(len(settings))) else ops.take(every, places)
 
     def counting_from(self, first_step: int) -> Any:
         """The optimizer as it is after the steps since `first_step`."""

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from keras_layerwise.backend import tensorflow_kernels as fused
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
 from keras_layerwise.optimizer.rules import Rule
 
@@ -56,6 +55,8 @@ def weights(dtype="float32"):
     return [
         keras.Variable(rng.normal(size=(9, 7)) * 0.1, dtype=dtype, name="kernel"),
         keras.Variable(rng.normal(size=(7,)) * 0.1, dtype=dtype, name="bias"),
+        # Large enough for what Adam's own kernel is too slow for.
+        keras.Variable(rng.normal(size=(24, 24)) * 0.1, dtype=dtype, name="wide"),
     ]
 
 
@@ -96,6 +97,12 @@ def test_equals_the_bare_optimizer_to_1e_6(name, mode):
     actual, kinds = train(LayerwiseOptimizer(FUSED[name](), {}), mode=mode)
     assert_equal_to_rounding(actual, expected)
     assert mode == "eager" or any(kind.startswith("ResourceApply") for kind in kinds)
+
+
+@pytest.mark.tensorflow_only
+def test_the_size_of_a_weight_says_which_kernels_update_it():
+    _, kinds = train(LayerwiseOptimizer(FUSED["adam"](), {}), steps=1)
+    assert {"ResourceApplyAdam", "ResourceApplyGradientDescent"} <= kinds
 
 
 @pytest.mark.tensorflow_only
@@ -286,9 +293,3 @@ def test_the_configuration_keeps_it():
     for value in (True, False):
         optimizer = LayerwiseOptimizer(optimizers.Adam(), {}, fused=value)
         assert LayerwiseOptimizer.from_config(optimizer.get_config()).fused is value
-
-
-def test_only_tensorflow_has_kernels():
-    assert (fused.update_of(optimizers.Adam()) is not None) == (
-        keras.backend.backend() == "tensorflow"
-    )
