@@ -362,29 +362,6 @@ def test_branches_side_by_side_are_an_error():
         outline(auto)
 
 
-def test_an_hourglass_has_its_branches_told_apart_or_is_an_error():
-    def build(named):
-        inputs = keras.Input((16, 16, 2))
-        x, skips = inputs, []
-
-        def conv(x, name):
-            return L.Conv2D(2, 3, padding="same", **({"name": name} if named else {}))(x)
-
-        for i in range(3):
-            x = conv(conv(x, f"down{i}_a"), f"down{i}_b")
-            skips.append(x)
-            x = L.MaxPool2D()(x)
-        for i in range(3):
-            x = L.Concatenate()([L.UpSampling2D()(x), skips.pop()])
-            x = conv(conv(x, f"up{i}_a"), f"up{i}_b")
-        return keras.Model(inputs, conv(x, "mask"))
-
-    with pytest.raises(RuleError, match="beside each other"):
-        outline(build(named=False))
-    names = [block.name for block in outline(build(named=True)).blocks]
-    assert names == ["down0", "down1", "down2", "up0", "up1", "up2"]
-
-
 def test_lora_and_quantized_weights_stay_in_their_part():
     model = sequential(*(dense(f"d{i}") for i in range(3)))
     before = by_part(outline(model))
