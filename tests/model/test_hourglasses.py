@@ -64,9 +64,8 @@ def xception_style():
 
 
 def residual(x, filters):
-    if x.shape[-1] != filters:
-        x = L.Conv2D(filters, 1)(x)
-    return L.Add()([x, conv(filters)(conv(filters)(x))])
+    before = x if x.shape[-1] == filters else L.Conv2D(filters, 1)(x)
+    return L.Add()([before, conv(filters)(conv(filters)(x))])
 
 
 def denoiser():
