@@ -73,7 +73,7 @@ class Twin:
         for name, module in self.modules.items():
             pairs = zip(self.layers[name].weights, (module.weight, module.bias), strict=True)
             for weight, parameter in pairs:
-                expected = parameter.detach().T.numpy()
+                expected = parameter.detach().numpy().T
                 np.testing.assert_allclose(numpy(weight), expected, rtol=2e-5, atol=2e-6)
                 place = next(i for i, w in enumerate(plan.weights) if w is weight)
                 held = theirs.state.get(parameter, {})
@@ -81,7 +81,7 @@ class Twin:
                     slot = state.get(f"{column}.{place}")
                     assert (slot is None) == (key not in held)
                     if slot is not None:
-                        expected = held[key].T.numpy()
+                        expected = held[key].numpy().T
                         atol = 1e-4 * np.abs(expected).max()
                         np.testing.assert_allclose(numpy(slot), expected, rtol=0, atol=atol)
 
