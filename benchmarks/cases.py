@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks import drift, measure, models
+from benchmarks import drift, measure, models, networks
 from benchmarks.machine import ROOT, synchronise
 from benchmarks.measure import AGAIN, BASELINE
 from keras_layerwise import LayerwiseOptimizer, Rule
@@ -518,6 +518,11 @@ def _of_tab() -> Iterator[Case]:
         )
 
 
+def _of_networks() -> Iterator[Case]:
+    yield Case("networks/rules", "rules for large networks", _figures(networks.rules))
+    yield Case("networks/lora", "slots after LoRA", _figures(networks.lora), headline=True)
+
+
 def all_cases() -> list[Case]:
     """Those of the backend that Keras has."""
     backend = keras.backend.backend()
@@ -538,4 +543,13 @@ def all_cases() -> list[Case]:
         headline=True,
     )
     first = _of_tensorflow() if backend == "tensorflow" else _of_others(mode)
-    return [*first, freezing, *_of_drift(), whole, *_scale(), *_of_tab(), *_sweep(mode)]
+    return [
+        *first,
+        freezing,
+        *_of_networks(),
+        *_of_drift(),
+        whole,
+        *_scale(),
+        *_of_tab(),
+        *_sweep(mode),
+    ]

@@ -120,7 +120,7 @@ def by_names(vertices: Sequence[Vertex]) -> Blocks | None:
         if not any(key != other and key.startswith(other) for other in strong):
             chosen.update(_refined(vertices, key, strong))
     main = max(chosen, key=lambda key: kernels_of(vertices, set().union(*chosen[key].values())))
-    scope = holder(vertices, chosen[main])
+    scope = _scope(vertices, chosen, main)
     units: Units = {}
     for found in chosen.values():
         inside = {
@@ -131,6 +131,41 @@ def by_names(vertices: Sequence[Vertex]) -> Blocks | None:
         units.update(inside)
     units = _unnumbered_first(vertices, units) | units
     return Blocks(in_order(vertices, _joined(vertices, units, templates)), "names")
+
+
+def _scope(vertices: Sequence[Vertex], chosen: dict[str, Units], main: str) -> tuple[Any, ...]:
+    """The layers down to the model that holds the blocks: `main`, and others of their size.
+
+    What is outside, comes after them and is smaller is a head.
+
+    Raises:
+        OutOfOrderError: where blocks are in another model beside that of `main`.
+    """
+    scope, units = holder(vertices, chosen[main]), chosen[main]
+    size = kernels_of(vertices, set().union(*units.values()))
+    for found in chosen.values():
+        outside = {
+            path: members
+            for path, members in found.items()
+            if any(vertices[i].chain[: len(scope)] != scope for i in members)
+        }
+        if len(outside) < 2:
+            continue
+        above, below = before_each(vertices, units), before_each(vertices, outside)
+        leads_on = any(below[i] for members in units.values() for i in members)
+        for path, members in outside.items():
+            if not leads_on and not any(above[i] for i in members):
+                raise OutOfOrderError(
+                    f"{path!r} and {next(iter(units))!r} lie on branches of which neither comes "
+                    "first"
+                )
+        if not leads_on and kernels_of(vertices, set().union(*outside.values())) * 2 < size:
+            continue  # a head
+        try:
+            units = in_order(vertices, units | outside)
+        except OutOfOrderError:
+            continue  # heads beside each other, after the blocks
+    return holder(vertices, units)
 
 
 def holder(vertices: Sequence[Vertex], units: Units) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ class Vertex:
         parents: positions of the vertices whose output it takes.
         kernels: how many layers in it have a kernel.
         joins: whether it takes several tensors together.
+        enlarges: whether it makes images, or sequences, larger.
         is_placed: whether its place among its neighbours is known.
     """
 
@@ -39,6 +40,7 @@ class Vertex:
     parents: set[int] = field(default_factory=set)
     kernels: int = 0
     joins: bool = False
+    enlarges: bool = False
     is_placed: bool = True
 
     @property
@@ -67,7 +69,9 @@ class _Builder:
         self.vertices: list[Vertex] = []
         self.calls: dict[int, list[list[int]]] = {}
 
-    def add(self, chain: tuple[Any, ...], parents: set[int], count: int) -> int:
+    def add(
+        self, chain: tuple[Any, ...], parents: set[int], count: int, enlarges: bool = False
+    ) -> int:
         layer = chain[-1]
         is_layer = isinstance(layer, keras.Layer)
         self.vertices.append(
@@ -77,6 +81,7 @@ class _Builder:
                 parents=parents,
                 kernels=kinds.kernels_in(layer) if is_layer else 0,
                 joins=count > 1 and _JOINS.search(type(layer).__name__.lower()) is not None,
+                enlarges=enlarges,
             )
         )
         return len(self.vertices) - 1
@@ -114,7 +119,9 @@ class _Builder:
             return [set().union(*outputs)] * len(node.outputs)
         parents: set[int] = set().union(*taken)
         distinct = len({frozenset(source) for source in taken})
-        position = self.add((*chain, layer), parents, distinct)
+        shapes = ([tuple(t.shape) for t in found] for found in (node.input_tensors, node.outputs))
+        enlarges = kinds.enlarges(layer, *shapes)
+        position = self.add((*chain, layer), parents, distinct, enlarges)
         if layer.__class__.__name__ != "InputLayer":
             self.calls.setdefault(id(layer), []).append([position])
         return [{position}] * len(node.outputs)

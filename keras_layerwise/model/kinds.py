@@ -1,5 +1,6 @@
 """What kind a layer is: one or several, with a kernel or without, named or numbered."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from keras_layerwise.backend.internals import (
 )
 
 _NOT_KERNELS = re.compile("embed|token|pos|bias|gamma|beta|scale|lora_|centroid|seed")
+_ENLARGES = re.compile("UpSampling|Conv.*Transpose|Resiz|Upsampl|DepthToSpace|PixelShuffle")
+_NEVER_ENLARGES = re.compile("Pad|Concat|Add$|Multiply|Reshape|Broadcast|Tile|Repeat|GetItem")
 _TRAILING_NUMBER = re.compile(r"(.*?)_?(\d+)$")
 
 
@@ -59,6 +62,27 @@ def kernels_in(layer: Any) -> int:
     """How many leaves of `layer` have a kernel; a layer that is used twice counts once."""
     found = {id(leaf): leaf for leaf in leaves(layer)}
     return sum(has_kernel(leaf) for leaf in found.values())
+
+
+def enlarges(operation: Any, taken: Sequence[Any], made: Sequence[Any]) -> bool:
+    """Whether `operation` makes images, or sequences, larger: by half at least, padding aside.
+
+    Args:
+        operation: a layer, or an operation of ``keras.ops``.
+        taken: the shapes of its inputs.
+        made: the shapes of its outputs.
+    """
+    if not taken or not made or _NEVER_ENLARGES.search(type(operation).__name__):
+        return False
+    first = getattr(operation, "data_format", None) == "channels_first"
+    before, after = (shape[2:] if first else shape[1:-1] for shape in (taken[0], made[0]))
+    if len(before) != len(after):
+        return False
+    if None not in (*before, *after):
+        return math.prod(after) * 2 >= math.prod(before) * 3
+    return _ENLARGES.search(type(operation).__name__) is not None and (
+        "Transpose" not in type(operation).__name__ or max(operation.strides) > 1
+    )
 
 
 def owners_in(layer: Any) -> list[Any]:

@@ -161,7 +161,9 @@ def outline(
     inside a layer; in a flat graph, names with a common stem and a number
     that agree with the graph; stretches of the graph between points where all
     data passes through one tensor; in a plain stack, one block for each layer
-    with a kernel, its normalisation with it. What is trainable does not matter.
+    with a kernel, its normalisation with it. Where an encoder's outputs are
+    copied to a decoder, as in a U-Net, the copies are left aside: the encoder's
+    blocks come first, then the decoder's. What is trainable does not matter.
 
     A shared weight belongs to its lowest part. What leads around or between
     blocks belongs to the block that consumes it.

@@ -2,9 +2,12 @@
 
 A *point* is a vertex through which all data passes. Between two points that
 are not neighbours lies a *stretch* with branches: a residual block, an
-inception module.
+inception module. Where an encoder makes images smaller and a decoder makes
+them larger again, as in a U-Net, the arcs between the two lead around what is
+below them; without these arcs the network is a chain with points.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,8 +46,10 @@ def by_stretches(vertices: Sequence[Vertex], inside: Sequence[int], heads: set[i
     """
     carries = _carriers(vertices)
     chosen = [i for i in inside if i not in heads and carries[i]]
-    pieces = _pieces(vertices, chosen, heads)
-    _check(vertices, pieces, heads)
+    around = _arcs_around(vertices, carries)
+    is_chain = _leads_on(vertices, around)
+    pieces = _pieces(vertices, chosen, heads, around if is_chain else set())
+    _check(vertices, pieces, heads, set() if is_chain else {child for _, child in around})
     branching = [piece for piece in pieces if piece.has_branches]
     held = sum(piece.kernels for piece in branching)
     if len(branching) > 1 and held * 2 > sum(piece.kernels for piece in pieces):
@@ -53,6 +58,8 @@ def by_stretches(vertices: Sequence[Vertex], inside: Sequence[int], heads: set[i
     else:
         blocks = [piece.members for piece in pieces if piece.kernels]
         how = "layers with a kernel"
+    if around and is_chain:
+        how += ", the encoder's before the decoder's"
     return Blocks({_name(vertices, members): set(members) for members in blocks}, how)
 
 
@@ -64,14 +71,60 @@ def _carriers(vertices: Sequence[Vertex]) -> list[bool]:
     return carries
 
 
-def _pieces(vertices: Sequence[Vertex], chosen: Sequence[int], heads: set[int]) -> list[_Piece]:
-    """Stretches with branches, and layers with a kernel with what follows them."""
+def _arcs_around(vertices: Sequence[Vertex], carries: Sequence[bool]) -> set[tuple[int, int]]:
+    """The arcs, from a parent to its child, by which an encoder's outputs reach its decoder.
+
+    Where data is brought together, some of it has been made larger more often.
+    What has been less often comes from above.
+    """
+    often: list[int] = []
+    for i, vertex in enumerate(vertices):
+        above = max((often[parent] for parent in vertex.parents), default=0)
+        often.append(above + (vertex.enlarges and carries[i]))
+    return {
+        (parent, i)
+        for i, vertex in enumerate(vertices)
+        for parent in vertex.parents
+        if carries[parent] and often[parent] < max(often[other] for other in vertex.parents)
+    }
+
+
+def _leads_on(vertices: Sequence[Vertex], without: set[tuple[int, int]]) -> bool:
+    """Whether each layer with weights still leads to an output without these arcs."""
+    reaches = [True] * len(vertices)
+    for vertex in vertices:
+        for parent in vertex.parents:
+            reaches[parent] = False
+    for child in range(len(vertices) - 1, -1, -1):
+        for parent in vertices[child].parents:
+            reaches[parent] |= reaches[child] and (parent, child) not in without
+    return all(reaches[i] for i, vertex in enumerate(vertices) if vertex.layers)
+
+
+def _pieces(
+    vertices: Sequence[Vertex],
+    chosen: Sequence[int],
+    heads: set[int],
+    without: set[tuple[int, int]],
+) -> list[_Piece]:
+    """Stretches with branches, and layers with a kernel with what follows them.
+
+    Args:
+        vertices: the network.
+        chosen: positions of those that are looked at.
+        heads: positions of what makes the outputs.
+        without: arcs that are left aside.
+    """
     place = {i: n for n, i in enumerate(chosen)}
     size = len(chosen)
     skipped = [0] * (size + 2)
     ends = [True] * size
     for n, i in enumerate(chosen):
-        parents = {place[parent] for parent in vertices[i].parents if parent in place}
+        parents = {
+            place[parent]
+            for parent in vertices[i].parents
+            if parent in place and (parent, i) not in without
+        }
         for parent in parents or {-1}:
             if parent >= 0:
                 ends[parent] = False
@@ -111,19 +164,30 @@ def _pieces(vertices: Sequence[Vertex], chosen: Sequence[int], heads: set[int]) 
     return pieces
 
 
-def _check(vertices: Sequence[Vertex], pieces: Sequence[_Piece], heads: set[int]) -> None:
+def _check(
+    vertices: Sequence[Vertex], pieces: Sequence[_Piece], heads: set[int], meeting: set[int]
+) -> None:
+    """Raises where a piece holds what should be several blocks.
+
+    Args:
+        vertices: the network.
+        pieces: what was found.
+        heads: positions of what makes the outputs.
+        meeting: positions at which a decoder takes what an encoder made.
+    """
     total = sum(piece.kernels for piece in pieces) + kernels_of(vertices, heads)
     for piece in pieces:
-        if piece.kernels * 2 <= total:
+        is_hourglass = piece.has_branches and len(meeting & set(piece.members)) > 1
+        if piece.kernels * 2 <= total and not is_hourglass:
             continue
         deepest = 1 if _has_towers(vertices, piece.members) else _DEEPEST_STRETCH
         is_tangled = piece.has_branches and _depth(vertices, piece.members) > deepest
         hides_blocks = any(vertices[i].kernels > _MOST_IN_ONE_LAYER for i in piece.members)
-        if is_tangled or hides_blocks:
+        if is_tangled or is_hourglass or hides_blocks:
             paths = listed(vertices[i].path for i in piece.members if vertices[i].layers)
             what = (
                 "branches that run beside each other"
-                if is_tangled
+                if is_tangled or is_hourglass
                 else "a layer that holds most of the network"
             )
             raise RuleError(
@@ -157,9 +221,17 @@ def _with_attention(vertices: Sequence[Vertex], pieces: Sequence[_Piece]) -> lis
         any("Attention" in type(vertices[i].layer).__name__ for i in piece.members)
         for piece in pieces
     ]
+    # After each attention equally many others: the layers of a transformer. Where these
+    # numbers differ, attention is one block among others, and what follows it is its end.
+    text = "".join("a" if found else "o" for found in attends)
+    others = [len(run) for run in re.split("a+", text)[1:]]
+    is_regular = len(set(others)) == 1 and (len(others) > 1 or others[0] == 1)
+    if not any(others):
+        return [piece.members for piece in pieces]
     blocks: list[list[int]] = []
     for n, piece in enumerate(pieces):
-        if n and any(attends[:n]) and (not attends[n] or attends[n - 1]):
+        joins = any(attends[:n]) and not attends[n] if is_regular else False
+        if joins or (n and attends[n - 1]):
             blocks[-1] += piece.members
         else:
             blocks.append(list(piece.members))

@@ -19,6 +19,7 @@ from keras_layerwise.backend import internals
 from keras_layerwise.backend.frozen_layers import freeze_in_calls
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import structure
+from keras_layerwise.optimizer import bare
 
 _MARK = "_keras_layerwise_attaches"
 
@@ -196,19 +197,18 @@ def _frozen_whole(model: Any, optimizers: list[Any]) -> frozenset[int]:
         for layer in (layer for chain in site.chains for layer in chain):
             trains[id(layer)] = trains.get(id(layer), False) or id(site.weight) not in frozen
     whole: set[int] = set()
-    alone = []
+    alone = set()
     for place in structure.places(model):
         holders = [chain[-2] for chain in place.chains if len(chain) > 1]
         follows = bool(holders) and all(id(holder) in whole for holder in holders)
         if not trains.get(id(place.layer), not follows):
             whole.add(id(place.layer))
         elif id(place.layer) not in trains and place.layer.weights:
-            alone.append(place.layer)
-    parts = [part for optimizer in optimizers for part in optimizer.plan.frozen_parts()]
-    for part in parts if alone else ():
-        if all(id(w) in frozen for w in part.weights if w.trainable):
-            own = {id(layer) for layer in part.layers}
-            whole.update(id(layer) for layer in alone if id(layer) in own)
+            alone.add(id(place.layer))
+    for optimizer in optimizers if alone else ():
+        plan = optimizer.plan
+        following = bare.frozen(plan.settings, plan.weights, plan.sites, frozen)
+        whole |= alone & {id(layer) for layer in following}
     return frozenset(whole)
 
 

@@ -323,7 +323,7 @@ class LayerwiseOptimizer(Stepper):
             )
         self._sync()
         if frozen:
-            plan.frozen_by_hand.append(select)
+            plan.freeze_with([select])
         plan.change(positions, frozen=frozen)
         if self.built:
             self.state.activate()

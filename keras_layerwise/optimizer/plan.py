@@ -15,6 +15,7 @@ from keras import ops
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import selectors, structure
 from keras_layerwise.model.structure import Site, Sites
+from keras_layerwise.optimizer import bare
 from keras_layerwise.optimizer import rules as rules_module
 from keras_layerwise.optimizer.rules import Rule, Rules
 from keras_layerwise.optimizer.setting import Setting, match, merged, rate_of, setting_of
@@ -58,7 +59,6 @@ class Plan:
         self._trainers: list[Any] = []
         self._position: dict[int, int] = {}
         self._in_place = False
-        self.frozen_by_hand: list[Any] = []
 
     # Models.
 
@@ -138,6 +138,7 @@ class Plan:
         self.settings, self.left = settings, len(left)
         self._position = {id(weight): i for i, weight in enumerate(self.weights)}
         self.trained = [self._position[id(variable)] for variable in variables]
+        self.freeze_with(selector for selector, rule in self.rules if rule.frozen)
         self._changed()
 
     def expect(self, stored: Sequence[Setting], in_place: bool = False) -> None:
@@ -220,6 +221,7 @@ class Plan:
 
     def _loaded(self, stored: Setting, found: Setting) -> Setting:
         """The stored setting, under the paths that its weight has now."""
+        stored = bare.beside(stored, found.bare)
         if self.model is None:  # the stored paths are better than the variables' own
             return stored
         return replace(stored, path=found.path, layer=found.layer)
@@ -256,10 +258,9 @@ class Plan:
         found = rules_module.resolve(asked, self.sites, may_train)
         return sorted(self._position[id(self.sites[i].weight)] for i in found)
 
-    def frozen_parts(self) -> list[Any]:
-        """The parts of an outline that rules, or a call of `freeze`, selected to be frozen."""
-        asked = [selector for selector, rule in self.rules if rule.frozen] + self.frozen_by_hand
-        return [part for selector in asked for part in _parts(selector)]
+    def freeze_with(self, asked: Iterable[Any]) -> None:
+        """Notes what follows the parts of an outline that are frozen by these selectors."""
+        bare.note(self.settings, self._position, self.sites, asked)
 
     def change(self, positions: Iterable[int], **changes: Any) -> None:
         """Changes the rule of weights, as `frozen` or `multiplier`."""
@@ -318,6 +319,7 @@ class Plan:
                     layer=own.layer,
                     has_slots=own.has_slots or stored[place].has_slots,
                     asked=own.asked,
+                    bare=bare.beside(own, stored[place].bare).bare,
                 )
         self._changed()
         return places
@@ -361,9 +363,3 @@ class Plan:
             else rate
             for rate, setting in zip(rates, self.settings, strict=True)
         )
-
-
-def _parts(selector: Any) -> list[Any]:
-    if isinstance(selector, (list, tuple)):
-        return [part for member in selector for part in _parts(member)]
-    return [selector] if selectors.is_part(selector) else []

@@ -337,6 +337,18 @@ def _nothing(selector: Any, sites: Sequence[Site]) -> str:
             else "is not part of this model"
         )
         return f"The rule for {text!r} selects nothing: that layer {why}."
+    if selectors.is_part(selector):
+        why = (
+            "is of another model; take the outline of the model that is trained"
+            if selector.weights
+            else "has no weights in it; print the outline to see which parts have any"
+        )
+        return f"The rule for {text!r} selects nothing: that part {why}."
+    if isinstance(selector, (list, tuple)) and not selector:
+        return (
+            f"The rule for {selector!r} selects nothing: it is empty, as a slice of an outline's "
+            "blocks past their end is. Print the outline to see how many blocks there are."
+        )
     near = some(selectors.nearest(selector, sites))
     return f"The rule {text!r} selects nothing. The nearest of what this model has: {near}."
 

@@ -25,6 +25,9 @@ class Setting:
         has_slots: whether the inner optimizer holds state for the weight.
         first_step: step at which its slots were made; 0 but for weights that
             joined in mid-run.
+        bare: place and path of each layer without weights of its own to train
+            that a frozen part of an outline holds beside this weight: it is
+            frozen while all weights that name it are.
         asked: what the rules said when they were last resolved; None where the
             setting was loaded. `rule` differs where a user changed it since.
     """
@@ -37,6 +40,7 @@ class Setting:
     rule: Rule
     has_slots: bool = False
     first_step: int = 0
+    bare: tuple[tuple[int, str], ...] = ()
     asked: Rule | None = field(default=None, compare=False)
 
     @property
@@ -124,7 +128,8 @@ def merged(known: Setting | None, found: Setting) -> Setting:
     """What a weight that is known keeps, where the rules say of it what they did."""
     if known is None:
         return found
-    kept = replace(found, has_slots=known.has_slots, first_step=known.first_step)
+    bare = tuple(dict.fromkeys((*found.bare, *known.bare)))
+    kept = replace(found, has_slots=known.has_slots, first_step=known.first_step, bare=bare)
     if known.asked is None or known.asked == found.asked:
         return replace(kept, rule=known.rule, label=known.label, asked=known.asked)
     return kept

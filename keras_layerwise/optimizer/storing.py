@@ -139,6 +139,7 @@ def setting_to_json(setting: Setting) -> dict[str, Any]:
         "rule": rule_to_json(setting.rule),
         "has_slots": setting.has_slots,
         "first_step": setting.first_step,
+        **({"bare": [list(layer) for layer in setting.bare]} if setting.bare else {}),
     }
 
 
@@ -158,6 +159,7 @@ def setting_from_json(data: Mapping[str, Any]) -> Setting:
             rule=rule_from_json(data["rule"]),
             has_slots=bool(data["has_slots"]),
             first_step=int(data["first_step"]),
+            bare=tuple((int(place), str(path)) for place, path in data.get("bare", ())),
         )
     except Exception as error:  # of a schedule's constructor, too
         raise RuleError(f"Not a stored assignment: {data!r:.300}. ({error})") from error

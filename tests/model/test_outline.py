@@ -362,29 +362,6 @@ def test_branches_side_by_side_are_an_error():
         outline(auto)
 
 
-def test_an_hourglass_has_its_branches_told_apart_or_is_an_error():
-    def build(named):
-        inputs = keras.Input((16, 16, 2))
-        x, skips = inputs, []
-
-        def conv(x, name):
-            return L.Conv2D(2, 3, padding="same", **({"name": name} if named else {}))(x)
-
-        for i in range(3):
-            x = conv(conv(x, f"down{i}_a"), f"down{i}_b")
-            skips.append(x)
-            x = L.MaxPool2D()(x)
-        for i in range(3):
-            x = L.Concatenate()([L.UpSampling2D()(x), skips.pop()])
-            x = conv(conv(x, f"up{i}_a"), f"up{i}_b")
-        return keras.Model(inputs, conv(x, "mask"))
-
-    with pytest.raises(RuleError, match="beside each other"):
-        outline(build(named=False))
-    names = [block.name for block in outline(build(named=True)).blocks]
-    assert names == ["down0", "down1", "down2", "up0", "up1", "up2"]
-
-
 def test_lora_and_quantized_weights_stay_in_their_part():
     model = sequential(*(dense(f"d{i}") for i in range(3)))
     before = by_part(outline(model))
@@ -450,6 +427,56 @@ def test_a_pattern_that_joins_stem_and_head():
     model = sequential(dense("lin_in"), *(dense(f"b{i}") for i in range(4)), dense("lin_out"))
     with pytest.raises(RuleError, match=r"lin_in, lin_out, with b0.*number of the block"):
         outline(model, "lin")
+
+
+def test_a_name_in_several_parts_is_in_the_middle():
+    """The stem, a block and the head of this network have a layer of one name."""
+    inner = [
+        keras.Sequential([keras.Input((4,)), dense("d"), dense("e")], name=f"part_{i}")
+        for i in range(3)
+    ]
+    model = keras.Sequential([keras.Input((4,)), *inner, dense("out", 1)])
+    for name in ("stem", "head"):
+        with pytest.raises(RuleError, match=r"in the middle.*[Pp]ass a longer path"):
+            outline(model, **{name: "d"})
+    assert len(outline(model, stem="part_0/d").stem.weights) == 2
+
+
+def towers(smaller=3, larger=3):
+    """Two networks of blocks, each a model, whose outputs are brought together."""
+
+    def tower(name, count):
+        blocks = [Block(name=f"block_{i}") for i in range(count)]
+        return keras.Sequential([keras.Input((4,)), *blocks], name=name)
+
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    found = [tower("image", larger)(inputs[0]), tower("text", smaller)(inputs[1])]
+    return keras.Model(inputs, dense("out")(L.Concatenate()(found)))
+
+
+@pytest.mark.parametrize(("smaller", "larger"), [(3, 3), (2, 6)])
+def test_towers_that_are_models_side_by_side_are_an_error(smaller, larger):
+    model = towers(smaller, larger)
+    with pytest.raises(RuleError, match=r"neither comes first.*block="):
+        outline(model)
+    parts = outline(model, r"image/block_\d+", head=["text", "out"])
+    assert len(parts.blocks) == larger
+    assert len(parts.head.weights) == 4 * smaller + 2
+
+
+@pytest.mark.parametrize(("first", "second", "blocks"), [(3, 3, 6), (2, 6, 8), (6, 2, 6)])
+def test_an_encoder_and_a_decoder_that_are_models(first, second, blocks):
+    """Both have blocks, unless the second is so much smaller that it is a head."""
+
+    def part(name, count):
+        layers = [Block(name=f"block_{i}") for i in range(count)]
+        return keras.Sequential([keras.Input((4,)), *layers], name=name)
+
+    model = sequential(part("encoder", first), part("decoder", second), dense("out", 1))
+    parts = outline(model)
+    assert len(parts.blocks) == blocks
+    assert [block.name.split("/")[0] for block in parts.blocks[:2]] != ["decoder", "decoder"]
+    assert len(parts.head.weights) == (2 if blocks == first + second else 10)
 
 
 def test_a_model_that_is_not_built_says_so():

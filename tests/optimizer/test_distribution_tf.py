@@ -77,6 +77,17 @@ def test_clipping_is_what_keras_makes_of_it_under_replicas(results, name, rate):
         np.testing.assert_allclose(found[i], bare[i], rtol=2e-6, atol=1e-7)
 
 
+def test_a_body_frozen_by_rule_computes_in_each_replica_as_with_trainable_off(results):
+    for i in range(8):
+        np.testing.assert_array_equal(results[f"frozen/rule/{i}"], results[f"frozen/flag/{i}"])
+    assert (results["frozen/flag/6"] != results["frozen/later/6"]).any()
+
+
+def test_averages_stay_when_a_body_is_frozen_in_mid_run_under_replicas(results):
+    assert (results["frozen/when"] != np.asarray([[0.0], [1.0]])).any()
+    np.testing.assert_array_equal(results["frozen/end"], results["frozen/when"])
+
+
 @pytest.mark.parametrize("name", ["accumulation", "average written back"])
 def test_what_keras_cannot_do_under_replicas_fails_as_in_keras(results, name):
     """When this fails, Keras can: move the case to `CASES`."""

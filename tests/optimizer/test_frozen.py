@@ -1,5 +1,8 @@
 """A layer that a rule freezes whole computes as with ``trainable = False``."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -83,11 +86,7 @@ def body(model, name):
 
 def test_a_layer_without_weights_follows_the_part_that_was_frozen():
     def stack(still=()):
-        keras.utils.set_random_seed(3)
-        bare = [L.BatchNormalization(name=f"n{i}", center=False, scale=False) for i in range(2)]
-        dense = [L.Dense(4, name=f"d{i}") for i in range(2)]
-        layers = [dense[0], bare[0], dense[1], bare[1], L.Dense(2, name="head")]
-        model = keras.Sequential([keras.Input((4,)), *layers])
+        model = bare_stack()
         for name in still:
             model.get_layer(name).trainable = False
         return model
@@ -102,6 +101,57 @@ def test_a_layer_without_weights_follows_the_part_that_was_frozen():
         train(by_rule)
         train(by_flag)
         assert_equal(by_rule, by_flag)
+
+
+def bare_stack():
+    keras.utils.set_random_seed(3)
+    norms = [L.BatchNormalization(name=f"n{i}", center=False, scale=False) for i in range(2)]
+    dense = [L.Dense(4, name=f"d{i}") for i in range(2)]
+    layers = [dense[0], norms[0], dense[1], norms[1], L.Dense(2, name="head")]
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def by_file(model, folder):
+    model.save(folder / "m.keras")
+    return keras.models.load_model(folder / "m.keras")
+
+
+def by_weights(model, folder):
+    """A script of a user that knows of no freezing loads what was trained."""
+    model.save_weights(folder / "m.weights.h5")
+    again = bare_stack()
+    again.compile(LayerwiseOptimizer("sgd"), "mse")
+    again.optimizer.build(again.trainable_variables)
+    again.load_weights(folder / "m.weights.h5")
+    return again
+
+
+WAYS = {
+    "file": by_file,
+    "weights": by_weights,
+    "copy": lambda model, folder: copy.deepcopy(model),
+    "pickle": lambda model, folder: pickle.loads(pickle.dumps(model)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_it_follows_the_part_after_a_reload_too(way, by_hand, tmp_path):
+    model = bare_stack()
+    first = outline(model).blocks[0]
+    model.compile(LayerwiseOptimizer("sgd", {} if by_hand else {first: FROZEN}), "mse")
+    train(model, epochs=1)
+    if by_hand:
+        model.optimizer.freeze(first)
+    again = WAYS[way](model, tmp_path)
+    before = [numpy(again.get_layer(name).moving_mean) for name in ("n0", "n1")]
+    train(again, epochs=1)
+    after = [numpy(again.get_layer(name).moving_mean) for name in ("n0", "n1")]
+    np.testing.assert_array_equal(after[0], before[0])
+    assert (after[1] != before[1]).any()
+    again.optimizer.unfreeze("d0")
+    train(again, epochs=1)
+    assert (numpy(again.get_layer("n0").moving_mean) != before[0]).any()
 
 
 def test_flags_and_files_stay_the_users():

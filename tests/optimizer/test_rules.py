@@ -5,7 +5,7 @@ import re
 import keras
 import pytest
 
-from keras_layerwise import LayerwiseOptimizer, Rule, RuleError, Rules
+from keras_layerwise import LayerwiseOptimizer, Rule, RuleError, Rules, outline
 from tests.shared import models
 from tests.shared.models import fit
 
@@ -161,6 +161,21 @@ def test_wildcards_in_a_name_are_literal_first():
     )
     found = multipliers(model, {"d[1]": 0.1})
     assert [path for path, m in found.items() if m == 0.1] == ["d[1]/kernel", "d[1]/bias"]
+
+
+@pytest.mark.parametrize(
+    ("pick", "message"),
+    [
+        (lambda parts: parts.neck, "'neck' selects nothing.*no weights in it; print the outline"),
+        (lambda parts: parts.blocks[5:], "past their end"),
+        (lambda parts: outline(models.nested()).head, "'head' selects nothing.*another model"),
+    ],
+)
+def test_a_part_that_selects_nothing_says_why(pick, message):
+    model = models.sequential()
+    selector = pick(outline(model))
+    with pytest.raises(RuleError, match=message):
+        LayerwiseOptimizer("adam", {selector: 0.1}, model=model)
 
 
 def other_layer():

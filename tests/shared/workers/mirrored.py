@@ -107,6 +107,36 @@ def train(inner, rules, callbacks, wrap, layerwise):
     return model
 
 
+class FreezingLater(keras.callbacks.Callback):
+    """Freezes the body in mid-run, and keeps what its averages are then."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            self.model.optimizer.freeze("body")
+            self.averages = averages(self.model)
+
+
+def averages(model):
+    return [keras.ops.convert_to_numpy(w) for w in model.get_layer("body").non_trainable_weights]
+
+
+def train_with_averages(how):
+    """Trains a body with a normalisation in it, which is frozen by rule, by flag or later."""
+    keras.utils.set_random_seed(3)
+    inside = [keras.layers.Dense(4, name="d"), keras.layers.BatchNormalization(name="n")]
+    body = keras.Sequential([keras.Input((3,)), *inside], name="body")
+    model = keras.Sequential([keras.Input((3,)), body, keras.layers.Dense(2, name="head")])
+    body.trainable = how != "flag"
+    rules = {"body": Rule(frozen=True)} if how == "rule" else None
+    inner = optimizers.SGD(0.1, momentum=0.9)
+    model.compile(inner if how == "flag" else LayerwiseOptimizer(inner, rules, fused=False), "mse")
+    x = np.linspace(-1, 2, 72, dtype="float32").reshape(24, 3)
+    callback = FreezingLater()
+    callbacks = [callback] if how == "later" else []
+    model.fit(x, x[:, :2], batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)
+    return model, callback
+
+
 def main(out):
     results = {}
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -129,6 +159,14 @@ def main(out):
             with two.scope() if devices == "two" else contextlib.nullcontext():
                 train(*case(sgd(0.1, {}), callbacks=[drift]))
         results |= {f"drift/{devices}/{name}": drift.history[name] for name in DRIFT}
+    for how in ("rule", "flag", "later"):
+        keras.utils.clear_session()
+        with two.scope():
+            model, callback = train_with_averages(how)
+        for i, weight in enumerate(model.weights):
+            results[f"frozen/{how}/{i}"] = keras.ops.convert_to_numpy(weight)
+        if how == "later":
+            results["frozen/when"], results["frozen/end"] = callback.averages, averages(model)
     for name, inner in REFUSED.items():
         for kind in ("bare", "layerwise"):
             try:
