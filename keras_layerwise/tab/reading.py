@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from tensorboard.data.provider import RunTagFilter
 from keras_layerwise.storage import schema
 from keras_layerwise.storage.reading import merge_rows, message_of, series_of
 from keras_layerwise.tab.cache import Cache
-from keras_layerwise.tab.columns import Columns, Records, join
+from keras_layerwise.tab.columns import Columns, Records, join, within
 from keras_layerwise.tab.naming import renamed, stable
 from keras_layerwise.tab.sheets import Sheet, sheet, stable_names
 
@@ -132,6 +133,7 @@ class Reader:
                 run.sources.append(Source(member, tag, series, stamp, listed.max_wall_time))
         if names is not None:
             found = {name: run for name, run in found.items() if name in names}
+        found = {name: found[name] for name in sorted(found, key=_natural)}
         for run in found.values():
             run.names = self._names(ctx, experiment, run)
         return found
@@ -196,7 +198,14 @@ class Reader:
         return found
 
     def matrix(
-        self, ctx: Any, experiment: str, run: Run, topic: str, limit: int, quick: bool = False
+        self,
+        ctx: Any,
+        experiment: str,
+        run: Run,
+        topic: str,
+        limit: int,
+        quick: bool = False,
+        span: tuple[int, int] | None = None,
     ) -> Matrix:
         """The vectors on `topic` in at most `limit` columns.
 
@@ -208,6 +217,7 @@ class Reader:
             limit: most columns.
             quick: reads no more records than there are columns, unless the
                 whole is remembered; says so in `Matrix.exact`.
+            span: the first and the last step that are wanted; all by default.
 
         Raises:
             UnknownRunError: where the run has nothing on that topic.
@@ -216,7 +226,8 @@ class Reader:
         sources = run.of(topic)
         if not sources:
             raise UnknownRunError(f"Run {run.name!r} has no {topic!r}.")
-        key = ("matrix", experiment, _stamps(sources), tuple(run.names.items()), limit)
+        quick = quick and span is None  # picked records need not lie in the span
+        key = ("matrix", experiment, _stamps(sources), tuple(run.names.items()), limit, span)
         for kind in ("whole", "quick") if quick else ("whole",):
             found: Matrix | None = self._cache.get((kind, *key))
             if found is not None:
@@ -224,6 +235,8 @@ class Reader:
         rows = run.rows(sources)
         most = limit + 1 if quick else EVERYTHING
         records, whole = self._records(ctx, experiment, run, sources, rows, most)
+        if span is not None:
+            records = within(records, *span)
         facts = schema.facts_of(sources[0].series)
         matrix = Matrix(rows, join(records, limit, facts.reads if facts else "rising"), whole)
         kind = "whole" if whole else "quick"
@@ -269,32 +282,33 @@ class Reader:
         limit: int,
     ) -> tuple[Records, bool]:
         place = {row.name: i for i, row in enumerate(rows)}
-        steps: list[int] = []
-        times: list[float] = []
-        parts = [np.empty((0, len(rows)), np.float32)]
-        whole = True
-        for source in sources:
-            data = self._read(ctx, experiment, source, limit)
-            whole = whole and len(data) < limit
+        read = [self._read(ctx, experiment, source, limit) for source in sources]
+        data = [datum for some in read for datum in some]
+        values = np.full((len(data), len(rows)), np.nan, np.float32)
+        start = 0
+        for source, some in zip(sources, read, strict=True):
             own = [place[row.name] for row in renamed(source.series.rows, run.names)]
-            for _, _, tensor in data:
+            tensors = [tensor for _, _, tensor in some]
+            for tensor in tensors:
                 if tensor.shape != (len(own),) or tensor.dtype.kind != "f":
                     raise schema.SchemaError(
                         f"{source.tag} of run {source.run!r} holds a tensor of {tensor.dtype} "
                         f"{tensor.shape} where its description says float32 ({len(own)},)."
                     )
-            part = np.full((len(data), len(rows)), np.nan, np.float32)
-            if data:
-                part[:, own] = np.stack([tensor for _, _, tensor in data])
-            steps += [step for step, _, _ in data]
-            times += [time for _, time, _ in data]
-            parts.append(part)
-        order = np.argsort(np.asarray(steps, np.int64), kind="stable")
-        every = Records(
-            np.asarray(steps, np.int64)[order],
-            np.asarray(times, np.float64)[order],
-            np.concatenate(parts)[order],
-        )
+            part = values[start : start + len(some)]
+            start += len(some)
+            if not tensors:
+                continue
+            if own == list(range(len(rows))):  # without a copy: it can be hundreds of megabytes
+                np.stack(tensors, out=part, casting="same_kind")
+            else:
+                part[:, own] = np.stack(tensors)
+        steps = np.array([step for step, _, _ in data], np.int64)
+        every = Records(steps, np.array([time for _, time, _ in data], np.float64), values)
+        if (np.diff(steps) < 0).any():
+            order = np.argsort(steps, kind="stable")
+            every = Records(every.steps[order], every.times[order], every.values[order])
+        whole = all(len(some) < limit for some in read)
         return every, whole
 
     def _names(self, ctx: Any, experiment: str, run: Run) -> Mapping[str, str]:
@@ -345,6 +359,12 @@ def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _stamps(sources: Iterable[Source]) -> tuple[tuple[str, str, str], ...]:
     return tuple((s.run, s.tag, s.stamp) for s in sources)
+
+
+def _natural(name: str) -> list[str | float]:
+    """Sorts ``run`` before ``run-2``, that before ``run-10``, and 0.75 before 0.9."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 _parse = functools.lru_cache(maxsize=256)(series_of)

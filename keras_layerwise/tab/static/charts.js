@@ -46,4 +46,26 @@ export function base(look) {
   };
 }
 
+// A logarithmic axis for values: a label for each decade, between them only where there are few.
+export function logAxis(values) {
+  const positive = values.filter((value) => value > 0 && value < Infinity);
+  const many = positive.length && positive.reduce((a, b) => Math.max(a, b)) / positive.reduce((a, b) => Math.min(a, b)) > 30;
+  return { type: "log", ...(many ? { dtick: 1 } : { dtick: "D2", tickformat: "~g" }) };
+}
+
+export const FADED = 0.15; // of what a filter leaves out
+
+// Clicks on points and drags over them; each hands over the points' customdata. The handlers
+// of the latest drawing hold.
+export function onSelection(chart, handlers) {
+  const wired = chart.handlers;
+  chart.handlers = handlers;
+  if (wired) return;
+  chart.on("plotly_click", ({ points }) => points[0].customdata && chart.handlers.pick(points[0].customdata));
+  chart.on("plotly_selected", (event) => {
+    if (!event?.range) return; // the library says it again of what was drawn since
+    chart.handlers.brush([...new Set(event.points.map(({ customdata }) => customdata).filter(Boolean))]);
+  });
+}
+
 export const CONFIG = { displayModeBar: false, responsive: false, doubleClick: "reset" };

@@ -10,6 +10,7 @@ import { leavesBelow } from "./tree.js";
 import { halves } from "./values.js";
 
 const PICTURE = { width: 96, height: 18 };
+const PLAN = /^training\/callbacks\/[^/]+\/[^/]+\//; // each step of a callback's plan
 const COLUMNS = 12; // of values that differ; the others are in the comparison of two runs
 
 // Columns: {key, title, value(run) -> text or number, sort(run)}.
@@ -26,7 +27,7 @@ function columnsOf(records) {
     const [kind, ...rest] = name.split(" ");
     return { key: `result:${name}`, title: many ? rest.join(" ") : name, value: (record) => record.results[kind]?.[rest.join(" ")] };
   });
-  const causes = causesFirst([...keys].filter(isCause)).slice(0, COLUMNS);
+  const causes = causesFirst([...keys].filter((key) => isCause(key) && !PLAN.test(key))).slice(0, COLUMNS);
   const ofCause = causes.map((key) => ({ key: `value:${key}`, title: key.replace(/^(user|training)\//, ""), value: (record) => parsed(record.values[key]) }));
   return [...ofResult, ...ofCause];
 }
@@ -107,8 +108,9 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
   const where = objectOf("where"), pair = listOf("pair");
   const rows = runs.filter((run) => records[run.name]).map((run) => ({ run, record: records[run.name] }));
   const broken = runs.filter((run) => problems[run.name]);
+  const brushed = new Set(listOf("brush"));
   const admitted = rows.filter(({ run, record }) =>
-    matcher(where.run)(run.name) && columns.every(({ key, value }) => admits(where[key], value(record)))
+    (!brushed.size || brushed.has(run.name)) && matcher(where.run)(run.name) && columns.every(({ key, value }) => admits(where[key], value(record)))
   );
   const names = new Map(distinct(runs.map((run) => run.name), 40).map((name, i) => [runs[i], name]));
   const hasCurve = rows.some(({ record }) => Object.keys(record.multipliers).length);
@@ -138,8 +140,9 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
       el("td", {}, statusBadge(record)),
       ...columns.map((column) => {
         const value = column.value(record);
-        const text = value === undefined ? "—" : column.key.startsWith("result:") ? sixDigits(value) : visible(typeof value === "object" ? JSON.stringify(value) : value);
-        return el("td", { className: typeof value === "number" ? "number" : "", title: text }, text);
+        const whole = value === undefined ? "—" : visible(typeof value === "object" ? JSON.stringify(value) : value);
+        const text = typeof value === "number" ? sixDigits(value) : whole;
+        return el("td", { className: typeof value === "number" ? "number" : "", title: whole }, text);
       }),
       el("td", {}, finalPicture(panels.find((panel) => panel.run === run), tree, scale, kind)),
       hasCurve ? el("td", {}, ruleCurve(record.multipliers, tree)) : null

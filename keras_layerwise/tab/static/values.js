@@ -36,15 +36,24 @@ export function columnAt(matrix, step) {
   return Math.max(low, 0);
 }
 
-// How far a run has moved as a whole, in each column: rows add up as their squares.
+// How far a run has moved as a whole, in each column: rows add up as their squares. A row that
+// was a number and is none any more leaves no total.
 export function total(matrix, leaves) {
   const sums = new Float64Array(matrix.first.length);
   for (const leaf of leaves) {
     const row = leaf.weights && matrix.row(leaf.weights);
-    if (row) row.forEach((value, i) => Number.isFinite(value) && (sums[i] += value * value));
+    let began = false;
+    row?.forEach((value, i) => {
+      if (Number.isFinite(value)) sums[i] += value * value;
+      else if (began) sums[i] = NaN;
+      began ||= Number.isFinite(value);
+    });
   }
   return sums.map(Math.sqrt);
 }
+
+// Whether some column has several records in it.
+export const joins = (matrix) => matrix.first.some((step, i) => step !== matrix.last[i]);
 
 // A matrix of those columns only that lie between two steps.
 export function between(matrix, span) {
@@ -54,7 +63,7 @@ export function between(matrix, span) {
   if (from < 0 || to <= from) return matrix;
   const cut = (list) => list.slice(from, to);
   return {
-    ...matrix, first: cut(matrix.first), last: cut(matrix.last), times: cut(matrix.times),
+    ...matrix, began: matrix.times[0], first: cut(matrix.first), last: cut(matrix.last), times: cut(matrix.times),
     row: (name) => matrix.row(name)?.subarray(from, to) ?? null,
   };
 }
