@@ -1,5 +1,6 @@
 """The tab in a real browser, on a started TensorBoard, over logs from a real ``fit``."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -84,9 +85,9 @@ def logs(tmp_path_factory):
     return root, histories, run.name
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["fast", "slow"])
-def board(request, logs):
-    with tab_browser.tensorboard(logs[0], load_fast=request.param) as found:
+@contextlib.contextmanager
+def served(root, load_fast):
+    with tab_browser.tensorboard(root, load_fast=load_fast) as found:
 
         def loaded():
             runs = json.loads(found.get("data/plugin/layerwise/runs")[2])["runs"]
@@ -96,10 +97,28 @@ def board(request, logs):
         yield found
 
 
+@pytest.fixture(scope="module")
+def board(logs):
+    """What a page is drawn from does not depend on the loader: test_tab.py holds both to it."""
+    with served(logs[0], load_fast=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def slow_board(logs):
+    with served(logs[0], load_fast=False) as found:
+        yield found
+
+
+@pytest.fixture(params=["board", "slow_board"], ids=["fast", "slow"])
+def either_board(request):
+    return request.getfixturevalue(request.param)
+
+
 class TestPictures:
-    def test_the_number_in_the_hover_is_the_number_in_the_history(self, page, board, logs):
+    def test_the_number_in_the_hover_is_the_number_in_the_history(self, page, either_board, logs):
         history = logs[1][FULL]
-        tab = opened(page, board, runs=ONE, stat="l2")
+        tab = opened(page, either_board, runs=ONE, stat="l2")
         layers, steps = history["layers"], history["step"]
         row, column = layers.index("head"), 3
         point_at(page, tab, "head", column, len(steps))
@@ -302,8 +321,8 @@ class TestHyperparameters:
 
 
 class TestTensorBoard:
-    def test_the_tab_is_there(self, page, board):
-        page.goto(board.url)
+    def test_the_tab_is_there(self, page, either_board):
+        page.goto(either_board.url)
         page.get_by_role("tab", name="Layerwise").click()
         assert tab_browser.tab(page).locator("#heatmap").is_visible()
 
@@ -446,8 +465,8 @@ class TestFiles:
             assert content.startswith(b"\x89PNG")
             assert int.from_bytes(content[16:20]) > 1000  # pixels across
 
-    def test_the_data_can_be_saved(self, page, board, logs, tmp_path):
-        tab = opened(page, board, runs=BOTH, stat="l2")
+    def test_the_data_can_be_saved(self, page, either_board, logs, tmp_path):
+        tab = opened(page, either_board, runs=BOTH, stat="l2")
         with page.expect_download() as saved:
             tab.locator("#drift-csv").click()
         saved.value.save_as(tmp_path / "data.csv")
