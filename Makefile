@@ -14,11 +14,11 @@ PYTEST = -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reord
 ONCE = command storage tab \
 	callbacks/test_drift_faults.py callbacks/test_drift_tensorboard.py \
 	callbacks/test_freeze_tensorboard.py \
-	test_benchmarks.py test_demo.py test_project.py test_properties.py
+	test_benchmarks.py test_demo.py
 # What knows neither Keras nor TensorBoard says nothing about their versions.
 VERSIONLESS = storage/test_fuzz.py storage/test_power.py tab/test_cache.py \
-	callbacks/test_drift_faults.py callbacks/test_faults.py \
-	test_benchmarks.py test_demo.py test_install.py test_project.py test_properties.py
+	callbacks/test_drift_faults.py \
+	test_benchmarks.py test_demo.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
