@@ -1,4 +1,4 @@
-"""TensorFlow's own update kernels, where they compute what Keras's optimizer computes.
+"""Updates weights with TensorFlow's own kernels, where they compute what Keras computes.
 
 Keras spells an Adam update as a dozen elementwise operations, each of which
 reads and writes a whole weight. TensorFlow has one kernel for it. A kernel is
@@ -19,7 +19,7 @@ from keras import ops
 
 @dataclass(frozen=True)
 class Update:
-    """How one optimizer updates a weight in place.
+    """Says how one optimizer updates a weight in place.
 
     Attributes:
         per_weight: updates a weight, from the optimizer, the weight's position
@@ -35,7 +35,7 @@ class Update:
 
 
 def update_of(optimizer: Any) -> Update | None:
-    """The fused update for `optimizer`, None where Keras's own has to do it."""
+    """Gives the fused update for `optimizer`, None where Keras's own has to do it."""
     if keras.backend.backend() != "tensorflow":
         return None
     find = _UPDATES.get(type(optimizer))
@@ -120,7 +120,7 @@ def _momentum_update(
 
 
 def _adam_powers(optimizer: Any, dtype: str) -> tuple[Any, ...]:
-    """β₁ᵗ, β₂ᵗ and ε, such that the kernel's step is Keras's.
+    """Gives β₁ᵗ, β₂ᵗ and ε with which the kernel's step is Keras's.
 
     Keras multiplies by 1 − β₂, rounded; the kernel subtracts the rounded β₂
     from 1, which in float32 at 0.999 is less by 1.3e-5 of itself. Its second
