@@ -6,11 +6,23 @@ JAX ?= jax
 TORCH ?= torch==2.13.0
 
 # A process for each core, up to four; a file's tests share what is costly to start.
-PYTEST = -m pytest -n auto --maxprocesses=4 --dist=loadfile
+# tests/conftest.py puts the files that take longest first.
+PYTEST = -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+# What is the same on every backend is tested with TensorFlow. That it needs no TensorFlow,
+# test-wheel holds: it asks the installed tab and command in each backend's environment.
+ONCE = command storage tab \
+	callbacks/test_drift_faults.py callbacks/test_drift_tensorboard.py \
+	callbacks/test_freeze_tensorboard.py \
+	test_benchmarks.py test_demo.py
+# What knows neither Keras nor TensorBoard says nothing about their versions.
+VERSIONLESS = storage/test_fuzz.py storage/test_power.py tab/test_cache.py \
+	callbacks/test_drift_faults.py \
+	test_benchmarks.py test_demo.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test properties fuzz walk bench check docs notebook test-tensorflow test-jax test-torch test-oldest test-wheel format clean
+.PHONY: help demo test properties fuzz walk bench check docs notebook coverage test-tensorflow test-jax test-torch test-oldest test-wheel format clean
 
 help:
 	@echo "make demo          learn five new digits from few examples, and see what is kept (about three minutes)"
@@ -21,6 +33,7 @@ help:
 	@echo "make bench         measure what the package costs on this machine"
 	@echo "make check         ruff and mypy"
 	@echo "make test-BACKEND  the tests on tensorflow, jax or torch"
+	@echo "make coverage      the tests on TensorFlow, and which lines of the package they reach"
 	@echo "make test-oldest   the tests on the oldest versions that pyproject.toml admits"
 	@echo "make test-wheel    build wheel and sdist, check them, install the wheel in a clean environment for each backend"
 	@echo "make docs          build the documentation into site/"
@@ -51,17 +64,21 @@ check: .venv/dev.stamp
 	.venv/bin/mypy
 
 test-tensorflow: .venv/dev.stamp
+	KERAS_BACKEND=tensorflow .venv/bin/python $(PYTEST)
+
+coverage: .venv/dev.stamp
 	KERAS_BACKEND=tensorflow .venv/bin/python $(PYTEST) --cov --cov-report=term:skip-covered
 
 test-jax: .venv-jax/stamp
-	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST)
+	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) $(ONCE:%=--ignore=tests/%)
 
 test-torch: .venv-torch/stamp
-	KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST)
+	KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST) $(ONCE:%=--ignore=tests/%)
 
 # Old releases use what others have deprecated since.
 test-oldest: .venv-oldest/stamp
-	KERAS_BACKEND=tensorflow .venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning
+	KERAS_BACKEND=tensorflow .venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning \
+		$(VERSIONLESS:%=--ignore=tests/%)
 
 # Each backend in an environment of its own, in which nothing was before.
 test-wheel: .venv/dev.stamp

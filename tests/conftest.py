@@ -11,10 +11,37 @@ import hypothesis
 import keras
 import pytest
 
+from tests.shared import scripts as processes
+
 # A time limit per example would fail by the machine's load, and a random
 # choice of examples by chance.
 hypothesis.settings.register_profile("deterministic", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("deterministic")
+
+# What takes longest goes first: begun at the end, it would leave the other processes idle.
+LONG = [
+    "tab/test_tab_browser.py",
+    "optimizer/test_saving.py",
+    "optimizer/test_distribution_jax.py",
+    "optimizer/test_layerwise.py",
+    "callbacks/test_faults.py",
+    "tab/test_tab_network.py",
+    "optimizer/test_distribution_tf.py",
+    "callbacks/test_freeze_tensorboard.py",
+    "test_demo.py",
+    "callbacks/test_drift_faults.py",
+    "callbacks/test_runs.py",
+    "optimizer/test_keras_own.py",
+    "optimizer/test_backends.py",
+    "callbacks/test_freeze.py",
+    "test_examples.py",
+    "callbacks/test_drift_tensorboard.py",
+]
+
+
+def pytest_collection_modifyitems(config, items):
+    order = {config.rootpath / "tests" / name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 if keras.backend.backend() == "jax":
@@ -26,6 +53,13 @@ if keras.backend.backend() == "jax":
     jax.config.update("jax_compilation_cache_dir", _compiled.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def scripts():
+    """Runs scripts in processes of their own, without the time that importing Keras takes."""
+    with processes.started() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

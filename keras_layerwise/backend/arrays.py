@@ -1,4 +1,4 @@
-"""A weight's memory on each backend: views, copies, and work where the weight lies.
+"""Reads, copies and reduces weights where their memory lies, on each backend.
 
 Weights in the processor's memory are read in place, through NumPy views of the
 backend's own buffers. Weights on an accelerator stay there as the backend's
@@ -20,7 +20,7 @@ _CHUNK = 1 << 22  # elements that PyTorch, which does not fuse, reduces at a tim
 
 
 class Piece(NamedTuple):
-    """A weight, or one shard of it.
+    """Holds a weight, or one shard of it.
 
     Attributes:
         array: NumPy's in the processor's memory, else the backend's own.
@@ -43,7 +43,7 @@ class Watched:
         self._read = _READERS[keras.backend.backend()](self.variables)
 
     def read(self) -> list[list[Piece]]:
-        """The pieces of each variable that this process holds.
+        """Gives the pieces of each variable that this process holds.
 
         They are views: let go of them before the next training step, which
         could otherwise not update in place.
@@ -52,7 +52,7 @@ class Watched:
 
 
 def view(variable: Any) -> npt.NDArray[Any]:
-    """A weight that this process holds entirely, without a copy where it lies in its memory.
+    """Gives a weight that this process holds entirely, without a copy in the processor's memory.
 
     Let go of it before the next training step.
     """
@@ -68,7 +68,7 @@ def view(variable: Any) -> npt.NDArray[Any]:
 
 
 def copied(piece: Piece) -> Piece:
-    """A copy that lies where `piece` lies."""
+    """Copies `piece`; the copy lies on the same device."""
     array = piece.array
     if isinstance(array, np.ndarray):
         return piece._replace(array=array.copy())
@@ -85,7 +85,7 @@ def copied(piece: Piece) -> Piece:
 
 
 def placed(piece: Piece, value: npt.NDArray[Any]) -> Piece:
-    """`value`'s part that `piece` is, in the dtype of `piece` and where it lies."""
+    """Gives the part of `value` at the index of `piece`, in its dtype and on its device."""
     part = value[piece.index]
     if isinstance(piece.array, np.ndarray):
         return piece._replace(array=np.array(part, dtype=piece.array.dtype, order="C"))
@@ -106,7 +106,7 @@ def placed(piece: Piece, value: npt.NDArray[Any]) -> Piece:
 
 
 def whole(shape: Sequence[int], pieces: Sequence[Piece]) -> npt.NDArray[Any]:
-    """One NumPy array from all pieces of a weight of that shape."""
+    """Joins all pieces of a weight of that shape to one NumPy array."""
     first = host(pieces[0].array)
     if len(pieces) == 1 and pieces[0].index == ():
         return first
@@ -117,7 +117,7 @@ def whole(shape: Sequence[int], pieces: Sequence[Piece]) -> npt.NDArray[Any]:
 
 
 def host(array: Any) -> npt.NDArray[Any]:
-    """`array` as NumPy's; a copy only where it lies on an accelerator."""
+    """Gives `array` as NumPy's; a copy only where it lies on an accelerator."""
     return array if isinstance(array, np.ndarray) else np.asarray(ops.convert_to_numpy(array))
 
 
@@ -177,7 +177,7 @@ def _program(reduction: Callable[[Any, Any], Any]) -> Callable[[list[Any], list[
 
 
 def of_all_processes(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The tables of all processes of a distributed JAX run.
+    """Gathers the tables of all processes of a distributed JAX run.
 
     Args:
         table: what this process found.

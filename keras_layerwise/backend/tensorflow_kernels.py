@@ -1,4 +1,4 @@
-"""TensorFlow's own update kernels, where they compute what Keras's optimizer computes.
+"""Updates weights with TensorFlow's own kernels, where they compute what Keras computes.
 
 Keras spells an Adam update as a dozen elementwise operations, each of which
 reads and writes a whole weight. TensorFlow has one kernel for it. A kernel is
@@ -82,7 +82,7 @@ def _momentum_update(
 
 
 def _adam_powers(optimizer: Any, dtype: str) -> tuple[Any, ...]:
-    """β₁ᵗ, β₂ᵗ and ε, such that the kernel's step is Keras's; and √(1 − β₂ᵗ)/(1 − β₁ᵗ).
+    """Gives β₁ᵗ, β₂ᵗ and ε with which the kernel's step is Keras's; and √(1 − β₂ᵗ)/(1 − β₁ᵗ).
 
     Keras multiplies by 1 − β₂, rounded; the kernel subtracts the rounded β₂
     from 1, which in float32 at 0.999 is less by 1.3e-5 of itself. Its second

@@ -1,4 +1,4 @@
-"""PyTorch's backward pass without what is frozen.
+"""Leaves what is frozen out of PyTorch's backward pass.
 
 PyTorch computes a gradient for every parameter that asks for one, used or
 not; TensorFlow and JAX leave out what is not used. Keras's training step has
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def towards(loss: Any, parameters: Sequence[Any]) -> Any:
-    """`loss`, whose ``backward()`` computes the gradients of `parameters` only."""
+    """Gives `loss` a ``backward()`` that computes the gradients of `parameters` only."""
     import torch
 
     if torch.compiler.is_compiling():  # which does not trace through subclasses

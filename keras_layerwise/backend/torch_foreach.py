@@ -1,4 +1,4 @@
-"""PyTorch's update of all weights at once, with a rate for each weight.
+"""Updates all weights at once on PyTorch, with a rate for each weight.
 
 Keras's own hands one rate to ``torch._foreach_`` operations, so that weights
 with other rates need calls of their own, about 40 µs each. The operations
@@ -14,7 +14,7 @@ from keras import ops
 
 
 def update_of(optimizer: Any) -> Callable[..., None] | None:
-    """The update, None where Keras's own has to do it.
+    """Gives the update, None where Keras's own has to do it.
 
     It takes the optimizer, and for each weight its position in the optimizer,
     its gradient and itself; and the vector of their rates. What is computed of

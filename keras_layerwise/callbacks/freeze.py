@@ -73,9 +73,8 @@ class FreezeHyperparameters(RunCallback):
 
     Args:
         log_dir: where the run is kept.
-        hyperparameters: the user's own values, any nesting of plain values,
-            NumPy scalars, enums, dataclasses and paths. A KerasTuner trial adds its
-            number and values.
+        hyperparameters: the user's own values: any nesting of plain values, NumPy
+            scalars, enums, dataclasses, paths. A KerasTuner trial adds its own.
         on_change: ``"raise"`` a `FrozenHyperparameterError`, ``"warn"``, or
             ``"ignore"``; violations are in the record in each case.
         resume: ``"auto"`` continues a run as said above; ``"must"`` refuses to begin

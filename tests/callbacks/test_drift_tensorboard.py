@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -17,12 +16,14 @@ import pytest
 
 import keras_layerwise as kl
 from tests.shared.drift import Push, alarms_of, classifier, fit
+from tests.shared.tab_browser import SERVER, SERVER_WITHOUT_TENSORFLOW
 
 
 @contextlib.contextmanager
-def tensorboard(directory, fast):
+def tensorboard(directory, fast, with_tensorflow=False):
     """The address of a TensorBoard for `directory`, from a process of its own."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory), "--port", "0"]
+    command = [*(SERVER if with_tensorflow else SERVER_WITHOUT_TENSORFLOW)]
+    command += ["--logdir", str(directory), "--port", "0"]
     command += [f"--load_fast={'true' if fast else 'false'}", "--reload_interval", "1"]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_PROXY": "*"}
     with subprocess.Popen(
@@ -47,12 +48,12 @@ def tensorboard(directory, fast):
 def get(address, path, **query):
     url = f"{address}data/{path}?{urllib.parse.urlencode(query)}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(120):
+    for _ in range(600):
         with contextlib.suppress(urllib.error.URLError):
             body = opener.open(url, timeout=30).read()
             if body not in (b"{}", b"[]", b"null"):
                 return body
-        time.sleep(0.5)  # the loaders read in the background
+        time.sleep(0.1)  # the loaders read in the background
     raise AssertionError(f"{url} gave nothing")
 
 
@@ -72,7 +73,7 @@ def test_tensorboard_shows_it_without_a_plugin(run, fast):
     directory, history = run
     if fast:
         pytest.importorskip("tensorboard_data_server")
-    with tensorboard(directory, fast) as address:
+    with tensorboard(directory, fast, with_tensorflow=not fast) as address:
         assert json.loads(get(address, "runs")) == ["run/drift"]
         tags = json.loads(get(address, "plugin/scalars/tags"))["run/drift"]
         assert {"drift/l2", "drift/l2/body", "drift/max_abs/norm (non-trainable)"} < set(tags)

@@ -3,6 +3,7 @@
 The table in docs/faults.md is made of these.
 """
 
+import functools
 import json
 import os
 import resource
@@ -59,8 +60,13 @@ def fit(model, callbacks, epochs=3):
     return [keras.ops.convert_to_numpy(weight) for weight in model.weights]
 
 
+@functools.cache
+def undisturbed():
+    return fit(compiled(), [])
+
+
 def assert_trained(weights):
-    for found, expected in zip(weights, fit(compiled(), []), strict=True):
+    for found, expected in zip(weights, undisturbed(), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -283,23 +289,14 @@ def test_a_truncated_reference_is_refused_before_the_first_step(tmp_path):
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 18
 
 
-def test_two_runs_at_once_in_one_directory(tmp_path):
+def test_two_runs_at_once_in_one_directory(scripts, tmp_path):
     """Both train, each in a directory of its own."""
-    script = (
+    code = (
         "import sys; from tests.callbacks import test_faults as t; "
         "t.fit(t.compiled(), t.watching(sys.argv[1]), epochs=30)"
     )
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path / "run")],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    outputs = [run.communicate()[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], outputs
+    for done in scripts.run((code, tmp_path / "run"), (code, tmp_path / "run")):
+        assert done.returncode == 0, done.stderr
     for place in (tmp_path / "run", tmp_path / "run-2"):
         assert len(list((place / "drift").glob("events*"))) == 1
         assert kl.load_record(place).status == "finished"

@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import keras
@@ -394,11 +391,8 @@ model.train_on_batch(x, y)
         ("pass", LOOP, "failed"),
     ],
 )
-def test_a_process_that_ends_in_mid_training(tmp_path, action, loop, status):
-    script = textwrap.dedent(SCRIPT).format(action=action, loop=loop)
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], timeout=200, capture_output=True
-    )
+def test_a_process_that_ends_in_mid_training(tmp_path, scripts, action, loop, status):
+    (done,) = scripts.run((SCRIPT.format(action=action, loop=loop), tmp_path))
     record = load_record(tmp_path)
     assert record.status == status, done.stderr
     if status == "running":

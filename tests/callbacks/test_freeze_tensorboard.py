@@ -5,7 +5,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 import keras_layerwise as kl
 from keras_layerwise.storage import schema
+from tests.shared.tab_browser import SERVER, SERVER_WITHOUT_TENSORFLOW
 
 x = np.linspace(0, 1, 32, dtype="float32").reshape(8, 4)
 y = x[:, :1]
@@ -108,12 +108,13 @@ def _run(name):
 
 
 class Server:
-    def __init__(self, log_dir, load_fast):
+    def __init__(self, log_dir, load_fast, with_tensorflow):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = [str(Path(sys.executable).parent / "tensorboard"), "--logdir", str(log_dir)]
-        command += ["--port", str(port), f"--load_fast={load_fast}", "--reload_interval=1"]
+        command = [*(SERVER if with_tensorflow else SERVER_WITHOUT_TENSORFLOW)]
+        command += ["--logdir", str(log_dir), "--port", str(port)]
+        command += [f"--load_fast={load_fast}", "--reload_interval=1"]
         self.base = f"http://127.0.0.1:{port}"
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -151,12 +152,12 @@ class Server:
                 if condition(self):
                     return
             assert self.process.poll() is None, "TensorBoard ended"
-            time.sleep(0.2)
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager
-def serve(log_dir, load_fast, ready):
-    server = Server(log_dir, load_fast)
+def serve(log_dir, load_fast, ready, with_tensorflow=False):
+    server = Server(log_dir, load_fast, with_tensorflow)
     try:
         server.wait(ready)
         yield server
@@ -180,7 +181,7 @@ def ended(count):
 
 def test_every_run_is_a_complete_row(runs, load_fast):
     root, records = runs
-    with serve(root, load_fast, ended(3)) as board:
+    with serve(root, load_fast, ended(3), with_tensorflow=load_fast == "false") as board:
         board.wait(lambda b: len(b.groups()["good"]["sessions"][0].get("metricValues", [])) >= 8)
         experiment, groups = board.experiment(), board.groups()
         rows = [f"{name}/{schema.RECORD_DIR}" for name in ("again", "bad", "good")]

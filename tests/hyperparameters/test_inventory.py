@@ -1,8 +1,6 @@
 """What is read from a model and its fit, without the user writing it down."""
 
 import inspect
-import subprocess
-import sys
 import tempfile
 
 import keras
@@ -351,13 +349,11 @@ def test_the_runtime_says_where_it_ran():
     assert flat(found)
 
 
-def test_a_seed_that_was_never_set_is_reported():
-    code = (
-        "import keras, keras_layerwise as kl;"
-        "model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]);"
-        "print(kl.inventory(model)['runtime']['seeds']['keras'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.strip() == NEVER_SET
+def test_a_seed_that_was_never_set_is_reported(scripts):
+    code = """
+        import keras, keras_layerwise as kl
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        print(kl.inventory(model)["runtime"]["seeds"]["keras"])
+    """
+    (done,) = scripts.run((code,))
+    assert done.stdout.strip() == NEVER_SET, done.stderr

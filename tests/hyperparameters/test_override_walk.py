@@ -25,9 +25,6 @@ SKIPPED = {"name", "trainable", "dtype", "seed", "build_config", "quantization_c
 FOREIGN = {"FlaxLayer", "JaxLayer", "TFSMLayer", "TorchModuleWrapper", "Layer", "Wrapper"}
 # No layer that is called by itself, and AugMix, whose mixture no seed repeats.
 FOREIGN |= {"InputLayer", "Pipeline", "StackedRNNCells", "MaxNumBoundingBoxes", "AugMix"}
-# One of three that differ in the number of dimensions only, and take long.
-FOREIGN |= {"ConvLSTM2D", "ConvLSTM3D"}
-FOREIGN |= {"GRUCell", "LSTMCell", "SimpleRNNCell"}
 # Settings for the speed or the place of a computation, not for its result.
 SAME_RESULT = {"unroll", "implementation", "use_cudnn", "synchronized", "flash_attention"}
 # Settings that a call reads, but that change nothing in it for the inputs below.
@@ -125,7 +122,10 @@ def inputs_of(cls):
     if issubclass(cls, L.add.__globals__["Add"].__mro__[1]) or name == "Dot":
         return [[floats(VECTORS), floats(VECTORS)]]
     if name.startswith("ConvLSTM"):
-        return [floats((2, 3, *SHAPES[name[-2:]][1:]))]
+        return [floats((1, 2, *[4] * int(name[-2]), 2))]
+    if name.endswith("Cell"):
+        states = [floats((VECTORS[0], 3)) for _ in range(2 if "LSTM" in name else 1)]
+        return [floats(VECTORS), states]
     if "Spectrogram" in name:
         return [floats((2, 64) if name[0] == "M" else (2, 64, 1))]
     if "2D" in name or issubclass(cls, L.RandomContrast.__mro__[1]) or name == "CenterCrop":

@@ -22,16 +22,17 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# TensorBoard imports TensorFlow where there is one, which takes seconds and serves no page of ours.
-SERVER = """
-import sys
-sys.modules["tensorflow"] = None
-from tensorboard.main import run_main
-run_main()
-"""
 PATIENCE = 120.0  # seconds until something is taken to have failed; nothing is timed by it
 DRAWN = "body[data-drawn]"
 STRIP = 10  # pixels of a panel before its first column
+# TensorBoard imports TensorFlow where it finds it, which takes longer than all else it does.
+SERVER = [sys.executable, "-m", "tensorboard.main"]
+SERVER_WITHOUT_TENSORFLOW = [
+    sys.executable,
+    "-c",
+    "import sys; sys.modules['tensorflow'] = None; "
+    "from tensorboard.main import run_main; run_main()",
+]
 
 
 def free_port():
@@ -76,10 +77,10 @@ class Board:
 
 
 @contextlib.contextmanager
-def tensorboard(logdir, *arguments, load_fast=True, reload_interval=1):
+def tensorboard(logdir, *arguments, load_fast=True, reload_interval=1, with_tensorflow=False):
     port = free_port()
     command = [
-        *(sys.executable, "-c", SERVER),
+        *(SERVER if with_tensorflow else SERVER_WITHOUT_TENSORFLOW),
         *("--logdir", str(logdir), "--port", str(port), "--host", "127.0.0.1"),
         *("--load_fast", str(load_fast).lower(), "--reload_interval", str(reload_interval)),
         *arguments,

@@ -128,7 +128,9 @@ def logdir(tmp_path_factory, values):
 
 @pytest.fixture(scope="module", params=[True, False], ids=["fast", "slow"])
 def board(request, logdir):
-    with tab_browser.tensorboard(logdir, load_fast=request.param) as found:
+    with tab_browser.tensorboard(
+        logdir, load_fast=request.param, with_tensorflow=not request.param
+    ) as found:
 
         def loaded():
             runs = {run["name"]: run for run in ask(found, "runs")["runs"]}

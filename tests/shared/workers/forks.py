@@ -1,0 +1,44 @@
+"""Runs scripts in forks of this process, which has imported Keras and done nothing with it.
+
+Reads lines of JSON: ``[[code, argument, ...], ...]``, scripts that run at once. Answers each
+line with ``[[status, stdout, stderr], ...]``, when all of its scripts have ended.
+"""
+
+import json
+import os
+import sys
+import tempfile
+
+import keras  # noqa: F401 - so that a script need not wait for it
+
+import keras_layerwise
+
+for name in keras_layerwise.__all__:
+    getattr(keras_layerwise, name)
+
+
+def serve():
+    """Returns in a fork, with the code that it is to run, or at the end of the input."""
+    for line in sys.stdin:
+        started = []
+        for code, *arguments in json.loads(line):
+            files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
+            process = os.fork()
+            if not process:
+                for number, file in enumerate(files, 1):
+                    os.dup2(file.fileno(), number)
+                sys.argv = ["-c", *arguments]
+                return code
+            started.append((process, files))
+        answers = []
+        for process, files in started:
+            status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+            for file in files:
+                file.seek(0)
+            answers.append([status, *(file.read() for file in files)])
+        print(json.dumps(answers), flush=True)
+    return ""
+
+
+# Not in a function, so that a script ends as one that Python was started with.
+exec(compile(serve(), "<script>", "exec"), {"__name__": "__main__"})
