@@ -250,7 +250,7 @@ def with_data(record: Record, data: str) -> Record:
         earlier = record.provenance.get("earlier_data")
         found["earlier_data"] = [*(earlier if isinstance(earlier, list) else ()), known]
         warnings.warn(
-            f"The run goes on with other data than before: their fingerprint was {known[:12]} "
+            f"The run goes on with other data than before: their fingerprint was {known!s:.12} "
             f"and is {data[:12]}. The record keeps both.",
             stacklevel=2,
         )

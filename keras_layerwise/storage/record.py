@@ -241,25 +241,29 @@ def save_record(record: Record, log_dir: str | os.PathLike[str]) -> Path:
     """Writes the record's file so that a reader sees the old or the new, whole."""
     path = files.place(log_dir) / RECORD_FILE
     fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-    values = _encoded(fields.pop("values"))
-    # What changes while a run goes on comes first: few lines, in a file that people open.
-    text = _text({"version": PACKED, **fields}).removesuffix("\n}")
+    texts = _encoded(fields.pop("values")) | _texts({"version": PACKED, **fields})
+    content = ",\n".join(f' "{name}": {texts[name]}' for name in sorted(texts))
     with files.replacing(path) as file:
         # The escape of what is no UTF-8 is JSON's own.
-        file.write(f"{text},{values.removeprefix('{')}\n".encode("utf-8", "backslashreplace"))
+        file.write(f"{{\n{content}\n}}\n".encode("utf-8", "backslashreplace"))
     return path
 
 
-def _text(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Each value as JSON, set in as members of an object are."""
+    options: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+    return {
+        name: json.dumps(value, indent=1, **options).replace("\n", "\n ")
+        for name, value in values.items()
+    }
 
 
-_last: tuple[Mapping[str, Any], str] = {}, "{}"
+_last: tuple[Mapping[str, Any], dict[str, str]] = {}, {}
 
 
-def _encoded(values: Mapping[str, Any]) -> str:
+def _encoded(values: Mapping[str, Any]) -> dict[str, str]:
     """The groups as JSON: made once for a run, whose record is saved at each epoch."""
     global _last
     if _last[0] is not values:
-        _last = values, _text(compact.packed(values))
+        _last = values, _texts(compact.packed(values))
     return _last[1]

@@ -130,7 +130,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
 def test_the_file_is_canonical_and_readable(tmp_path):
     path = save_record(record(b=1, a="日本語"), tmp_path)
     text = path.read_text("utf-8")
-    assert text == json.dumps(json.loads(text), sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+    assert text == json.dumps(json.loads(text), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
     assert '"a": "日本語"' in text
     assert [p.name for p in tmp_path.iterdir()] == ["hyperparameters.json"]
 
