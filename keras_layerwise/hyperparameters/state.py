@@ -15,7 +15,7 @@ import keras
 from keras_layerwise.backend import internals
 from keras_layerwise.hyperparameters.functions import is_own
 
-_PLAIN = frozenset({bool, bytes, complex, float, int, str, type, type(None)})
+_PLAIN = frozenset({bool, bytes, complex, float, int, str, type, type(None), types.ModuleType})
 _ROUTINES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _DEEPEST = 5
 
