@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks import drift, measure, models, networks
+from benchmarks import drift, measure, models, networks, record
 from benchmarks.machine import ROOT, synchronise
 from benchmarks.measure import AGAIN, BASELINE
 from keras_layerwise import LayerwiseOptimizer, Rule
@@ -490,6 +490,7 @@ def _of_drift() -> Iterator[Case]:
             headline=True,
         )
     yield Case("drift/figures", "sizes of a record", _figures(drift.figures), headline=True)
+    yield Case("record/figures", "the run record", _figures(record.figures), headline=True)
     for size in (10**5, 10**6, 10**7, 10**8, 10**9):
         yield Case(
             f"scale/parameters/{size:.0e}".replace("+", ""),

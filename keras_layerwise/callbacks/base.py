@@ -16,8 +16,8 @@ from keras_layerwise.callbacks import runs
 from keras_layerwise.hyperparameters.fit import note_calling_frame
 from keras_layerwise.hyperparameters.training import learning_rate
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
+from keras_layerwise.storage import files, stores
 from keras_layerwise.storage.events import EventWriter
-from keras_layerwise.storage.files import local
 from keras_layerwise.storage.sinks import Sink, Sinks
 
 
@@ -30,11 +30,12 @@ class RunCallback(keras.callbacks.Callback):
     that it overrides with ``super()``.
 
     Args:
-        log_dir: where runs are kept; the run's own is `directory`. None writes nothing.
+        log_dir: where runs are kept, a directory or a URL such as ``s3://bucket/run``; the
+            run's own is `directory`. None writes nothing.
         sinks: where else records go.
 
     Raises:
-        OSError: for a `log_dir` that is not in a local file system.
+        OSError: for a `log_dir` of a store that nothing is installed for.
     """
 
     observes_only = True
@@ -53,10 +54,11 @@ class RunCallback(keras.callbacks.Callback):
 
     def __init__(self, log_dir: str | os.PathLike[str] | None, sinks: Iterable[Sink] = ()) -> None:
         super().__init__()
-        self.log_dir = None if log_dir is None else Path(log_dir)
-        self._wanted = None if log_dir is None else os.fspath(log_dir)
+        self.log_dir = self._wanted = None
         if log_dir is not None:
-            local(log_dir)
+            is_url = stores.is_url(log_dir)
+            self.log_dir = files.place(log_dir) if is_url else Path(log_dir)
+            self._wanted = str(self.log_dir) if is_url else os.fspath(log_dir)
         self._sinks = Sinks(sinks)
         self._writer: EventWriter | None = None
         self._fit: runs.Fit | None = None

@@ -20,11 +20,11 @@ from keras_layerwise.errors import FrozenHyperparameterError
 from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
 from keras_layerwise.hyperparameters.functions import sources_in
-from keras_layerwise.hyperparameters.inventory import inventory
-from keras_layerwise.hyperparameters.names import Names
+from keras_layerwise.hyperparameters.inventory import Reader
 from keras_layerwise.hyperparameters.override import log_of
-from keras_layerwise.hyperparameters.provenance import REDACT, provenance, redacted
+from keras_layerwise.hyperparameters.provenance import REDACT, git, provenance, redacted
 from keras_layerwise.hyperparameters.row import columns
+from keras_layerwise.hyperparameters.runtime import runtime
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import hparams, schema
 from keras_layerwise.storage.events import EventWriter
@@ -40,7 +40,6 @@ from keras_layerwise.storage.record import (
 from keras_layerwise.storage.run_file import now
 from keras_layerwise.storage.sinks import Sink
 from keras_layerwise.storage.values import (
-    ABSENT,
     UNKNOWN,
     Difference,
     differences,
@@ -51,6 +50,7 @@ from keras_layerwise.storage.values import (
 
 _ON_CHANGE = ("raise", "warn", "ignore")
 _SERIES = schema.Series(kind="record")
+_GIT_AT_START, _GIT_AT_END = 0.1, 15.0  # seconds that are waited for git
 
 
 class FreezeHyperparameters(RunCallback):
@@ -90,7 +90,7 @@ class FreezeHyperparameters(RunCallback):
     Raises:
         TypeError: for a hyperparameter that can not be stored, by its key.
         ValueError: for another `on_change` or `resume`.
-        OSError: for a `log_dir` that is not in a local file system.
+        OSError: for a `log_dir` of a store that nothing is installed for.
 
     Example:
 
@@ -141,7 +141,8 @@ class FreezeHyperparameters(RunCallback):
         self._user = redacted(user, self._redact)
         self._record: Record | None = None
         self._values: dict[str, Any] = {}
-        self._expected: dict[str, Any] = {}
+        self._settings = run_record.Settings(self._ignore)
+        self._expected: dict[str, dict[str, Any]] = {}
         self._rate: float | None = None
         self._seen_at = 0
         self._epoch = 0
@@ -163,6 +164,7 @@ class FreezeHyperparameters(RunCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Reads everything, before other callbacks change the rate for the first epoch."""
         super().on_train_begin(logs)
+        self._git = git(self._redact)
         self._look()
 
     def differences_from(self, directory: Path) -> Sequence[Difference]:
@@ -171,7 +173,7 @@ class FreezeHyperparameters(RunCallback):
             return ()
         # A run that was killed may have left a checkpoint that is ahead of its record.
         planned = planned_keys(self.model, math.inf)
-        now = self._flat(self._values)
+        now = run_record.merged(self._settings.of(self._values))
         found = run_record.unlike(load_record(directory), now, self._ignore)
         return [difference for difference in found if difference.key not in planned]
 
@@ -179,11 +181,11 @@ class FreezeHyperparameters(RunCallback):
         """Writes the record of a new run, or goes on with that of the run that goes on."""
         if fitting.step_count(self.model) != self._seen_at:  # another callback has restored it
             self._look()
-        current = self._flat(self._values)
+        current = self._settings.of(self._values)
         self._overrides_seen = 0
         directory = self.directory or Path()  # which is that of log_dir, never None
         if self.run.began != "new" and (directory / schema.RECORD_FILE).exists():
-            self._record = self._continued(load_record(directory), current)
+            self._record = self._continued(load_record(directory), run_record.merged(current))
         else:
             self._record = self._new()
         self._take_overrides()
@@ -196,30 +198,26 @@ class FreezeHyperparameters(RunCallback):
         for optimizer in layerwise_optimizers(getattr(self.model, "optimizer", None)):
             if self.model.built and not optimizer.built:
                 self.model.optimizer.build(self.model.trainable_variables)
-        self._values = self._read()
+        self._reader = Reader(self.model)
+        values = {**self._read(), RUNTIME: runtime(self.model)}
+        self._values = {group: values[group] for group in GROUPS}
         self._rate = self.rate()
         self._seen_at = fitting.step_count(self.model)
 
     def _read(self) -> dict[str, Any]:
-        user = {**trial_of(self.model), **self._user}
-        values = {**inventory(self.model), "user": user}
-        return {group: values[group] for group in GROUPS}
-
-    def _flat(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        found = flat({group: value for group, value in values.items() if group != RUNTIME})
-        return {k: v for k, v in found.items() if not run_record.matches(k, self._ignore)}
+        return {**self._reader.read(), "user": {**trial_of(self.model), **self._user}}
 
     def _new(self) -> Record:
         values = self._values
         record = Record(
             values,
             started=now(),
-            layers=Names(self.model).renamed,
+            layers=self._reader.names.renamed,
             sources=sources_in(flat(values)),
             provenance=provenance(self._redact),
         )
         return replace(
-            record,
+            run_record.with_git(record, self._git, _GIT_AT_START),
             fingerprints={
                 "hyperparameters": record.fingerprint,
                 "runtime": fingerprint(values[RUNTIME]),
@@ -293,7 +291,10 @@ class FreezeHyperparameters(RunCallback):
         """
         super().on_epoch_end(epoch, logs)
         better = run_record.directions(self.model)
-        self._record = run_record.with_results(self.record, logs or {}, better)
+        record = run_record.with_results(self.record, logs or {}, better)
+        if (data := fitting.data_of(self.model, wait=False)) is not None:
+            record = run_record.with_data(record, data)
+        self._record = record
         results = self.record.results
         scalars = {
             f"{prefix}{name}": value
@@ -314,8 +315,9 @@ class FreezeHyperparameters(RunCallback):
     def _check(self) -> None:
         self._note_rate()
         self._take_overrides()
-        current = self._flat(self._read())
-        found = [d for d in differences(self._expected, current) if not run_record.is_rate(d.key)]
+        current = self._settings.of(self._read())
+        changed = run_record.differing(self._expected, current)
+        found = [d for d in changed if not run_record.is_rate(d.key)]
         self._expected = current
         if not found:
             return
@@ -368,11 +370,7 @@ class FreezeHyperparameters(RunCallback):
         known = list(self._record.overrides)
         entries = [dict(entry) for entry in new if dict(entry) not in known]
         self._record = replace(self._record, overrides=[*known, *entries])
-        for entry in new:
-            if entry["new"] == ABSENT:
-                self._expected.pop(entry["key"], None)
-            elif not run_record.matches(entry["key"], self._ignore):
-                self._expected[entry["key"]] = entry["new"]
+        self._expected = self._settings.overridden(self._expected, new)
 
     # The end.
 
@@ -380,7 +378,9 @@ class FreezeHyperparameters(RunCallback):
         """Completes the record."""
         if self._record is None or self._record.status != RUNNING:
             return
-        self._record = run_record.ended(self._record, self.model, error)
+        record = run_record.with_git(self._record, self._git, _GIT_AT_END)
+        record = run_record.with_data(record, fitting.data_of(self.model) or UNKNOWN)
+        self._record = run_record.ended(record, self.model, error)
         self._write_record(self.run.last_step)
         self.close()
         if self.directory is None or not is_chief():

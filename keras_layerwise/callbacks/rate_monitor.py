@@ -1,7 +1,8 @@
 """Which rate every layer trains at, while it trains."""
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,12 @@ from keras import ops
 
 from keras_layerwise.backend import internals
 from keras_layerwise.callbacks.base import RunCallback, print_loss
+from keras_layerwise.callbacks.drift_output import MOST_ROWS
+from keras_layerwise.drift.alarms import spoken
+from keras_layerwise.drift.views import signature
 from keras_layerwise.hyperparameters.fit import optimizers_of
-from keras_layerwise.model import structure
+from keras_layerwise.model import outline, structure
+from keras_layerwise.optimizer.attachment import assigned
 from keras_layerwise.optimizer.layerwise import layerwise_optimizers
 from keras_layerwise.storage import schema
 from keras_layerwise.storage.schema import Row, Series
@@ -25,6 +30,7 @@ class _State:
     """What holds for one weight; a weight of a plain optimizer has multiplier 1."""
 
     layer: str
+    part: str
     rate: float
     frozen: bool
     multiplier: float | None
@@ -38,6 +44,8 @@ class LearningRateMonitor(RunCallback):
     Each epoch's ``logs``, and so ``History``, get ``learning_rate/<layer>``
     for every layer, ``learning_rate/<layer>/<weight>`` where a layer's weights
     differ when training begins, and ``learning_rate`` for the optimizer's own.
+    Of more than 60 layers they get ``learning_rate/<part>`` for each part of the
+    network's outline: that of most of the parameters that train in it.
     A frozen layer's rate is 0. This works with any optimizer, and with the
     several that a model with a ``train_step`` of its own has.
 
@@ -50,7 +58,7 @@ class LearningRateMonitor(RunCallback):
         sinks: where else the rates go.
 
     Raises:
-        OSError: for a `log_dir` that is not in a local file system, and before the
+        OSError: for a `log_dir` of a store that nothing is installed for, and before the
             first step where it can not be written.
 
     Example:
@@ -68,6 +76,8 @@ class LearningRateMonitor(RunCallback):
         super().__init__(log_dir, sinks)
         self._states: dict[str, _State] = {}
         self._rows: dict[str, str] = {}
+        self._weights: tuple[int, ...] = ()
+        self._parts: dict[int, str] = {}
 
     def on_run_begin(self) -> None:
         """Opens the event file, so that what can not be written fails here."""
@@ -93,7 +103,8 @@ class LearningRateMonitor(RunCallback):
         if logs is not None:
             if own is not None:
                 logs[_RATE] = own
-            logs.update({f"{_RATE}/{name}": rate for name, rate in rates.items()})
+            shown = _by_part(self._states) if len(rates) > MOST_ROWS else {}
+            logs.update({f"{_RATE}/{name}": rate for name, rate in (shown or rates).items()})
         scalars = {} if own is None else {_RATE: own}
         moving = [rate for rate in rates.values() if rate]
         if moving:
@@ -110,7 +121,10 @@ class LearningRateMonitor(RunCallback):
 
     def _look(self) -> None:
         """Compares what holds now with what held before."""
-        now = _states(self.model)
+        weights = signature(self.model)
+        if weights != self._weights:
+            self._weights, self._parts = weights, outline.keys(self.model)
+        now = _states(self.model, self._parts)
         before, self._states = self._states, now
         if not before or before.keys() != now.keys():
             self._rows = _rows(now)
@@ -129,16 +143,17 @@ class LearningRateMonitor(RunCallback):
             trainable=True,
             frozen=self._states[path].frozen,
             parameters=sum(state.parameters for state in members),
+            part=self._states[path].part,
         )
 
 
-def _states(model: Any) -> dict[str, _State]:
+def _states(model: Any, parts: Mapping[int, str]) -> dict[str, _State]:
     """What holds for each weight that could be trained, by its path."""
     optimizers = optimizers_of(model)
     layerwise = [member for each in optimizers for member in layerwise_optimizers(each)]
     if not optimizers or any(not member.built for member in layerwise):
         return {}
-    assigned = {entry.path: entry for member in layerwise for entry in member.assignments}
+    entries = assigned(model)
     rates: dict[int, float] = {}
     for optimizer in optimizers:
         rates |= _plain_rates(optimizer)
@@ -146,11 +161,12 @@ def _states(model: Any) -> dict[str, _State]:
     for site in structure.sites(model):
         if internals.is_state(site.layer, site.weight):
             continue
-        entry = assigned.get(site.path)
+        entry = entries.get(id(site.weight))
         frozen = not site.weight.trainable or (entry is not None and entry.frozen)
         rate = rates.get(id(site.weight)) if entry is None else entry.learning_rate
         found[site.path] = _State(
             layer=site.layer_path,
+            part=parts.get(id(site.weight), ""),
             rate=0.0 if frozen or rate is None else rate,
             frozen=frozen,
             multiplier=1.0 if entry is None else entry.multiplier,
@@ -158,6 +174,16 @@ def _states(model: Any) -> dict[str, _State]:
             parameters=int(np.prod(site.weight.shape)),
         )
     return found
+
+
+def _by_part(states: Mapping[str, _State]) -> dict[str, float]:
+    """The rate of each part of the network: that of most of its parameters that train."""
+    found: dict[str, Counter[float]] = {}
+    for state in states.values():
+        if state.part:
+            counts = found.setdefault(spoken(state.part).removeprefix("the "), Counter())
+            counts[state.rate] += 0 if state.frozen else state.parameters
+    return {part: counts.most_common(1)[0][0] for part, counts in found.items()}
 
 
 def _rows(states: dict[str, _State]) -> dict[str, str]:

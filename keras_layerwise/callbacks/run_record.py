@@ -3,14 +3,15 @@
 import contextlib
 import fnmatch
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 from keras_layerwise.backend import internals
-from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
-from keras_layerwise.storage.record import DIVERGED, FAILED, FINISHED, Record
+from keras_layerwise.storage.record import DIVERGED, FAILED, FINISHED, RUNTIME, Record
 from keras_layerwise.storage.run_file import now
 from keras_layerwise.storage.values import (
     ABSENT,
@@ -93,6 +94,68 @@ def last_values(record: Record) -> dict[str, Any]:
     return {key: value for key, value in last.items() if value != ABSENT}
 
 
+class Settings:
+    """What a run is configured with, flat and by part, so that two looks can be compared.
+
+    What a reader gives as the same object again is neither made flat nor compared again.
+
+    Args:
+        ignored: globs of keys that are left out.
+    """
+
+    def __init__(self, ignored: Iterable[str]) -> None:
+        self._ignored = tuple(ignored)
+        self._known: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def of(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The flat settings by part; what only describes where the run happens is none."""
+        parts = {group: value for group, value in values.items() if group != RUNTIME}
+        if "assignments" in parts["training"]:
+            parts["training"] = dict(parts["training"])
+            parts[_RULES] = parts["training"].pop("assignments")
+        for name, value in parts.items():
+            known = self._known.get(name)
+            if known is None or known[0] is not value:
+                nested = value
+                for key in reversed(name.split("/")):
+                    nested = {key: nested}
+                self._known[name] = value, self._kept(flat(nested))
+        return {name: self._known[name][1] for name in parts}
+
+    def overridden(
+        self, parts: Mapping[str, dict[str, Any]], entries: Iterable[Mapping[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """The settings as they are expected to be after overrides."""
+        found = dict(parts)
+        for entry in entries:
+            key = entry["key"]
+            name = _RULES if key.startswith(f"{_RULES}/") else key.partition("/")[0]
+            found[name] = self._kept({**found.get(name, {}), key: entry["new"]})
+            if entry["new"] == ABSENT:
+                found[name].pop(key, None)
+        return found
+
+    def _kept(self, found: dict[str, Any]) -> dict[str, Any]:
+        return {key: v for key, v in found.items() if not matches(key, self._ignored)}
+
+
+_RULES = "training/assignments"
+
+
+def merged(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of all parts, flat."""
+    return {key: value for part in parts.values() for key, value in part.items()}
+
+
+def differing(
+    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> list[Difference]:
+    """What differs between the settings of two looks."""
+    parts = [name for name in {*old, *new} if old.get(name) is not new.get(name)]
+    found = [d for name in parts for d in differences(old.get(name, {}), new.get(name, {}))]
+    return sorted(found, key=lambda difference: difference.key)
+
+
 def entries(found: Iterable[Difference], step: int) -> list[dict[str, Any]]:
     """Changes as a record has them."""
     return [{"step": step, **difference._asdict()} for difference in found]
@@ -160,8 +223,38 @@ def ended(record: Record, model: Any, error: BaseException | None) -> Record:
         seen=None,
         error=text,
         fingerprints=fingerprints,
-        provenance={**record.provenance, "data": fitting.data_of(model)},
     )
+
+
+def with_git(record: Record, git: "Future[dict[str, Any]]", seconds: float) -> Record:
+    """The record with what git said, where it says it in `seconds`: a large tree takes a while.
+
+    The code of a run is that of its beginning.
+    """
+    with contextlib.suppress(TimeoutError):
+        if (found := git.result(seconds)) and not record.resumptions:
+            return replace(record, provenance={**record.provenance, "git": found})
+    return record
+
+
+def with_data(record: Record, data: str) -> Record:
+    """The record with the fingerprint of the data that a ``fit`` was given.
+
+    Other data than in an earlier ``fit`` of the run is a warning; the record keeps both.
+    """
+    known = record.provenance.get("data", UNKNOWN)
+    if data == known or (data == UNKNOWN and "data" in record.provenance):
+        return record
+    found = {**record.provenance, "data": data}
+    if UNKNOWN not in (known, data):
+        earlier = record.provenance.get("earlier_data")
+        found["earlier_data"] = [*(earlier if isinstance(earlier, list) else ()), known]
+        warnings.warn(
+            f"The run goes on with other data than before: their fingerprint was {known!s:.12} "
+            f"and is {data[:12]}. The record keeps both.",
+            stacklevel=2,
+        )
+    return replace(record, provenance=found)
 
 
 def lines(found: Iterable[Difference]) -> str:

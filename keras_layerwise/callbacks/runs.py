@@ -1,6 +1,7 @@
 """Which run a ``fit`` belongs to, decided once for all of its callbacks, and the run's steps."""
 
 import contextlib
+import math
 import threading
 import time
 import weakref
@@ -12,11 +13,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_layerwise.backend import arrays
 from keras_layerwise.backend.processes import is_chief
 from keras_layerwise.errors import FrozenHyperparameterError
 from keras_layerwise.hyperparameters.fit import step_count, trains_itself
 from keras_layerwise.model import structure
-from keras_layerwise.storage import run_file
+from keras_layerwise.storage import files, run_file
 from keras_layerwise.storage.record import RecordError
 from keras_layerwise.storage.run_file import Mark
 
@@ -236,7 +238,7 @@ def join(model: Any, member: Any, asked: str | None) -> Fit:
 
     A relative directory becomes absolute here: the program may go elsewhere later.
     """
-    directory = None if asked is None else Path(asked).absolute()
+    directory = None if asked is None else files.place(asked)
     with _lock:
         waiting = _fits.setdefault(model, {})
         fit = waiting.get(directory)
@@ -257,11 +259,13 @@ def weights_digest(model: Any) -> int | None:
     digest = 0
     try:
         for site in structure.sites(model):
-            value, rows = site.weight.value, site.weight.shape[:1]
-            size = int(np.prod(site.weight.shape))
-            if size > _SAMPLE:
-                value = value[:: max(1, min(rows[0], size // _SAMPLE))]
-            read = np.ascontiguousarray(keras.ops.convert_to_numpy(value)).reshape(-1)
+            size = math.prod(site.weight.shape)
+            if size > _SAMPLE:  # of a device, the rows that are read alone are copied
+                step = max(1, min(site.weight.shape[0], size // _SAMPLE))
+                value = keras.ops.convert_to_numpy(site.weight.value[::step])
+            else:
+                value = arrays.view(site.weight)
+            read = np.ascontiguousarray(value).reshape(-1)
             digest = zlib.crc32(read.view(np.uint8).data, digest)
     except (RuntimeError, ValueError, TypeError):  # other processes hold parts of the weights
         return None

@@ -1,7 +1,7 @@
 """How far every layer has moved: statistics, alarms and charts while a model trains."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +242,7 @@ class WeightDrift(RunCallback):
         if self._records:
             record = self._records[-1]
             self._log_metrics(logs or {}, record.step)
-            rates = _rates(self.model, tracker.view, self.rate())
+            rates = _rates(self._assigned, tracker.view, self.rate())
             self._say(tracker.still(record.step, rates), record.step)
             if self._output is not None:
                 self._draw(self._output, tracker, record)
@@ -274,6 +274,7 @@ class WeightDrift(RunCallback):
         self._seen: set[str] = set()
         self._epoch_start = self._checked = 0
         self._recorded: int | None = None
+        self._assigned: dict[int, Any] = {}
 
     def _batches(self) -> int:
         """How many batches were trained on, over every ``fit`` of the run."""
@@ -299,7 +300,7 @@ class WeightDrift(RunCallback):
             self._statistics,
             step=step,
             moving=sources.is_word(self._reference, "previous"),
-            frozen=_frozen_by_rule,
+            frozen=self._frozen_by_rule,
             again=self._look,
         )
         if file is not None and stored is None:
@@ -308,6 +309,15 @@ class WeightDrift(RunCallback):
     def _look(self, model: Any) -> View | None:
         parts = outline.keys(model)
         return views.look(model, self._select, self._per_weight, parts)
+
+    def _frozen_by_rule(self, model: Any) -> set[str]:
+        """The paths of the weights that a rule of an optimizer of the model freezes now."""
+        entries = self._assigned = assigned(model)
+        return {
+            site.path
+            for site in structure.sites(model)
+            if (entry := entries.get(id(site.weight))) is not None and entry.frozen
+        }
 
     def _record_if_due(self, tracker: Tracker, batches: int) -> None:
         if self._every and batches // self._every > self._checked // self._every:
@@ -368,19 +378,8 @@ class WeightDrift(RunCallback):
         return "relative_l2" if "relative_l2" in names else names[0]
 
 
-def _frozen_by_rule(model: Any) -> set[str]:
-    """The paths of the weights that a rule of an optimizer of the model freezes now."""
-    entries = assigned(model)
-    return {
-        site.path
-        for site in structure.sites(model)
-        if (entry := entries.get(id(site.weight))) is not None and entry.frozen
-    }
-
-
-def _rates(model: Any, view: View, own: float | None) -> dict[str, float]:
+def _rates(entries: Mapping[int, Any], view: View, own: float | None) -> dict[str, float]:
     """The learning rate of each weight by path, as far as it is known."""
-    entries = assigned(model)
     found = {} if own is None else {site.path: own for site in view.sites}
     return found | {
         site.path: entries[id(site.weight)].learning_rate

@@ -1,5 +1,6 @@
 """Two runs: causes before what follows from them, results and drift side by side."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from keras_layerwise.command.show import spoken
 from keras_layerwise.storage.record import RUNTIME, Record
 from keras_layerwise.storage.values import ABSENT, Difference, as_text
 
+_SINGLY = 3  # values of one setting that get a line each
 _WHICH = ("first:", "second:")
 _MEASURES = ("relative_l2", "l2")
 _CONSEQUENCES = re.compile(
@@ -44,7 +46,7 @@ def sections(
         by_group[_group(difference.key)].append(difference)
     return [
         Section(_verdict(found, unknown), _about(runs, unknown)),
-        *(Section(title, _lines(by_group[name])) for name, title in _ORDER),
+        *(Section(title, _lines(by_group[name], name)) for name, title in _ORDER),
         Section("and what follows", _folded_keys(follows)),
         Section("results", _results(records)),
         *_drift(drifts),
@@ -83,7 +85,7 @@ def _about(runs: Sequence[str], unknown: Sequence[str]) -> list[str]:
     return lines + (wrapped(f"not known: {folded(unknown, 140)}") if unknown else [])
 
 
-def _lines(found: Sequence[Difference]) -> list[str]:
+def _lines(found: Sequence[Difference], group: str) -> list[str]:
     """A line for each difference; those of many layers alike are one line."""
     alike: dict[tuple[str, str, str], list[str]] = {}
     for key, old, new in found:
@@ -96,13 +98,43 @@ def _lines(found: Sequence[Difference]) -> list[str]:
             alike.setdefault((name, _text(old), _text(new)), []).append(layer)
         else:
             alike.setdefault((key.partition("/")[2] or key, _text(old), _text(new)), []).append("")
-    lines = []
+    lines = _ranges(alike, "weights" if group == "rules" else "layers")
     for (name, was, now), layers in alike.items():
         names = list(dict.fromkeys(layer for layer in layers if layer))
         where = f" ({folded(names, 40)})" if names else ""
         said = f"{name}: {was} -> {now}" if was or now else name
         lines += wrapped(f"{said}{where}")[:3]
     return lines
+
+
+def _ranges(alike: dict[tuple[str, str, str], list[str]], what: str) -> list[str]:
+    """Takes out numbers that differ from layer to layer, as of rates that fall by block.
+
+    Such a setting is one line, with its range in both runs.
+    """
+    named: dict[str, list[tuple[str, str, str]]] = {}
+    for name, was, now in alike:
+        if _is_number(was) and _is_number(now):
+            named.setdefault(name, []).append((name, was, now))
+    lines = []
+    for name, entries in named.items():
+        if len(entries) <= _SINGLY:
+            continue
+        count = len(dict.fromkeys(layer for entry in entries for layer in alike.pop(entry)))
+        old, new = (_range([float(entry[i]) for entry in entries]) for i in (1, 2))
+        lines += wrapped(f"{name}: {old} -> {new} ({count} {what}, not all alike)")[:3]
+    return lines
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.4g} … {max(values):.4g}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _text(value: Any) -> str:

@@ -39,6 +39,8 @@ def sections(run: str, record: Record, drift: Mapping[str, Any]) -> list[Section
         Section("rules", rules),
         Section("regularization", _folded_values(flat(record["regularization"]))),
         Section("architecture", _architecture(record["architecture"])),
+        Section("layers unlike most of their class", _unlike(record["architecture"])),
+        Section("where it came from", _provenance(record.provenance)),
         Section("runtime", _runtime(record["runtime"])),
         Section("results (final; best)", _results(record.results)),
         *drift_sections(drift),
@@ -53,17 +55,20 @@ def everything(run: str, record: Record, drift: Mapping[str, Any]) -> list[str]:
         rows = [(key, as_text(value)) for key, value in flat(record[group]).items()]
         if rows:
             lines.append(render(group, ("Key", "Value"), rows))
+    told = [(key, as_text(value)) for key, value in flat(record.provenance).items()]
+    if told:
+        lines.append(render("provenance", ("Key", "Value"), told))
     lines.append(render("fingerprints", ("Of", "SHA-256"), record.fingerprints.items()))
     results = [(key, cell(value)) for key, value in flat(record.results).items()]
     if results:
         lines.append(render("results", ("Metric", "#Value"), results))
     for name, entries in _happened(record).items():
-        told = [
+        events = [
             (cell(e.get("step")), str(e.get("key", "learning_rate")), *map(as_text, _pair(e)))
             for e in entries
         ]
-        if told:
-            lines.append(render(name, ("#Step", "Key", "Old", "New"), told))
+        if events:
+            lines.append(render(name, ("#Step", "Key", "Old", "New"), events))
     for name in ("parts", "layers"):
         found = drift[name]
         names = list(dict.fromkeys(key for row in found for key in row if key not in _ABOUT))
@@ -184,6 +189,50 @@ def _architecture(values: Mapping[str, Any]) -> list[str]:
             str(layer.get("class")) for layer in layers.values() if isinstance(layer, Mapping)
         )
         lines += wrapped(", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+    return lines
+
+
+_SIZES = ("class", "filters", "units", "output_dim", "input_dim", "depth", "name")
+
+
+def _unlike(architecture: Mapping[str, Any]) -> list[str]:
+    """A line for each setting that a few layers have otherwise than most of their class."""
+    layers = architecture.get("layers")
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for path, layer in layers.items() if isinstance(layers, Mapping) else ():
+        for key, value in layer.items() if isinstance(layer, Mapping) else ():
+            if key not in _SIZES:
+                values = found.setdefault((str(layer.get("class")), key), {})
+                values.setdefault(as_text(value), []).append(path)
+    lines = []
+    for (kind, key), values in found.items():
+        usual = max(values.values(), key=len)
+        others = {v: paths for v, paths in values.items() if paths is not usual}
+        if sum(map(len, others.values())) < len(usual):
+            lines += [
+                fitted(f"  {kind} {key} {v}: {folded(paths, 40)}") for v, paths in others.items()
+            ]
+    return lines
+
+
+def _provenance(values: Mapping[str, Any]) -> list[str]:
+    """Commit, machine and data, and the command, as far as it fits."""
+    git = values.get("git")
+    git = git if isinstance(git, Mapping) else {}
+    dirty = {"True": ", with changes that no commit has"}.get(str(git.get("dirty")), "")
+    told = [
+        ("commit", f"{str(git['commit'])[:12]}{dirty}" if "commit" in git else None),
+        ("of", git.get("repository")),
+        ("host", values.get("host")),
+        ("process", values.get("process")),
+        ("data", None if is_unknown(values.get("data")) else str(values.get("data") or "")[:12]),
+    ]
+    lines = pairs((name, value) for name, value in told if value)
+    if values.get("command"):
+        lines.append(fitted(f"  {values['command']}"))
+    packages = values.get("packages")
+    if isinstance(packages, Mapping):
+        lines += wrapped(", ".join(f"{name} {as_text(v)}" for name, v in packages.items()))
     return lines
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keras_layerwise.storage import files, stores
 from keras_layerwise.storage.record import RUNTIME, Record, RecordError, load_record
 from keras_layerwise.storage.schema import RECORD_FILE
 from keras_layerwise.storage.values import ABSENT, as_text, flat
@@ -38,7 +39,7 @@ class Run:
 
 def read(directory: str) -> tuple[list[Run], list[str]]:
     """All runs below a directory, and what is wrong with those that can not be read."""
-    root = Path(directory)
+    root = files.place(directory) if stores.is_url(directory) else Path(directory)
     runs, problems = [], []
     for path in _records(root):
         try:
@@ -46,16 +47,17 @@ def read(directory: str) -> tuple[list[Run], list[str]]:
         except RecordError as error:
             problems.append(str(error))
             continue
-        name = path.relative_to(root).as_posix()
+        name = path.as_posix().removeprefix(root.as_posix()).strip("/") or "."
         runs.append(Run(name, record, {**flat(record.values), **_results(record)}))
     return runs, problems
 
 
 def _records(root: Path) -> Iterator[Path]:
-    for folder, inner, files in os.walk(root):
+    walk: Any = root.walk() if stores.is_remote(root) else os.walk(root)  # type: ignore[attr-defined]
+    for folder, inner, names in walk:
         inner.sort(key=_natural)
-        if RECORD_FILE in files:
-            yield Path(folder)
+        if RECORD_FILE in names:
+            yield Path(folder) if isinstance(folder, str) else folder
 
 
 def _natural(name: str) -> tuple[str, int, str]:

@@ -17,6 +17,7 @@ import keras
 
 from keras_layerwise.backend import internals
 from keras_layerwise.hyperparameters.provenance import data_fingerprint
+from keras_layerwise.optimizer.attachment import held
 from keras_layerwise.storage.values import UNKNOWN
 
 NONE = "none"
@@ -71,13 +72,15 @@ def begin_loop(model: Any, callbacks: Iterable[Any]) -> Any:
     return before
 
 
-def data_of(model: Any) -> str:
+def data_of(model: Any, wait: bool = True) -> str | None:
     """The fingerprint of the arrays that the last ``fit`` of `model` was given.
 
-    Waits until they are read; ``"unknown"`` for what are no arrays.
+    Where they are not read yet, waits or gives None; ``"unknown"`` for what are no arrays.
     """
     future = _data.get(model)
-    return UNKNOWN if future is None else future.result()
+    if future is None:
+        return UNKNOWN
+    return future.result() if wait or future.done() else None
 
 
 def end(model: Any, before: Any) -> None:
@@ -141,14 +144,8 @@ def optimizers_of(model: Any) -> list[Any]:
     also in lists and dicts. Keras's default, which ``compile()`` makes for such a
     model and which never makes a step, is left out.
     """
-    found: list[Any] = []
-    inner: set[int] = set()
-    for value in (getattr(model, "optimizer", None), *vars(model).values()):
-        members = value.values() if isinstance(value, dict) else value
-        for member in members if isinstance(value, (list, tuple, dict)) else (value,):
-            if isinstance(member, keras.optimizers.Optimizer) and member not in found:
-                found.append(member)
-                inner |= set(_inside(member))
+    found = held(model)
+    inner = {key for optimizer in found for key in _inside(optimizer)}
     outer = [optimizer for optimizer in found if id(optimizer) not in inner]
     return outer[1:] if len(outer) > 1 and _is_unused(model, outer[0]) else outer
 

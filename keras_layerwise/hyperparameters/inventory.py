@@ -15,7 +15,8 @@ from keras_layerwise.hyperparameters.describe import (
 from keras_layerwise.hyperparameters.functions import is_own
 from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.hyperparameters.runtime import runtime
-from keras_layerwise.hyperparameters.training import training
+from keras_layerwise.hyperparameters.state import is_same, state_of
+from keras_layerwise.hyperparameters.training import assignment_state, assignments, training
 from keras_layerwise.model import selectors, structure
 from keras_layerwise.storage.values import UNKNOWN, flat
 
@@ -45,13 +46,52 @@ def inventory(model: Any) -> dict[str, Any]:
     >>> inventory(model)["architecture"]["parameters"]
     7850
     """
-    names = Names(model)
-    return {
-        "architecture": _architecture(model, names),
-        "training": training(model, names),
-        "regularization": _regularization(model, names),
-        "runtime": runtime(model),
-    }
+    return {**Reader(model).read(), "runtime": runtime(model)}
+
+
+class Reader:
+    """Reads the inventory of one model again and again, but for its ``runtime``.
+
+    What did not change is the same object as before: a reader need not look into it.
+
+    Args:
+        model: a Keras model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._state: list[Any] = []
+        self._groups: dict[str, Any] = {}
+        self._assigned: dict[int, tuple[list[Any], Any]] = {}
+
+    def read(self) -> dict[str, Any]:
+        """Gives the groups ``architecture``, ``training`` and ``regularization``."""
+        model = self._model
+        state = state_of(model, _seen)
+        if not (self._groups and is_same(self._state, state)):
+            self.names = Names(model)
+            self._assigned = {}
+            self._groups = {
+                "architecture": _architecture(model, self.names),
+                "regularization": _regularization(model, self.names),
+            }
+        self._state = state
+        decay = _weight_decay(model, self.names)
+        if decay != self._groups["regularization"].get("weight_decay", {}):
+            self._groups["regularization"] = _regularization(model, self.names)
+        return {**self._groups, "training": training(model, self.names, self._assignments)}
+
+    def _assignments(self, optimizer: Any) -> Any:
+        state = assignment_state(optimizer)
+        before = self._assigned.get(id(optimizer))
+        if before is None or not is_same(before[0], state):
+            self._assigned[id(optimizer)] = before = state, assignments(optimizer, self.names)
+        return before[1]
+
+
+def _seen(thing: Any) -> Any:
+    """What a description tells of a layer, or of a part of a weight's penalty."""
+    return _layer(thing) if isinstance(thing, keras.layers.Layer) else describe(thing)
 
 
 def settings_of(model: Any) -> dict[str, Any]:
@@ -159,7 +199,8 @@ def _weight(site: structure.Site, names: Names, trainable: set[int]) -> dict[str
 def _initializer(site: structure.Site) -> Any:
     """Keras drops a weight's initializer once it ran; the layer remembers most of them."""
     name = site.weight.name
-    for attribute in (f"{name}_initializer", f"{name.removesuffix('_kernel')}_initializer"):
+    named = [f"{name}_initializer", f"{name.removesuffix('_kernel')}_initializer"]
+    for attribute in [*named, *(["depthwise_initializer"] if name == "kernel" else [])]:
         initializer = getattr(site.layer, attribute, None)
         if initializer is not None:
             return describe(initializer)

@@ -45,6 +45,9 @@ class Names:
                 visit(layer, inner, inner_actual)
 
         visit(model, "", "")
+        self._stable: dict[str, str] = {}
+        for path, layer in self.layers.items():
+            self._stable.setdefault(layer.name, path.rpartition("/")[2])
         used: Counter[str] = Counter()
         self.sites = []
         self.weights: dict[str, str] = {}
@@ -60,10 +63,7 @@ class Names:
     def stable_label(self, text: str | None) -> str | None:
         """A rule's text, with the name that a layer has here."""
         kind, _, name = (text or "").partition(" ")
-        for path, layer in self.layers.items():
-            if kind == "layer" and layer.name == name:
-                return f"layer {path.rpartition('/')[2]}"
-        return text
+        return f"layer {self._stable[name]}" if kind == "layer" and name in self._stable else text
 
     def _unique(self, path: str) -> str:
         number, unique = 1, path

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -25,15 +25,20 @@ from keras_layerwise.storage.values import UNKNOWN
 
 REDACTED = "(redacted)"
 REDACT = (
+    "*access*key*",
     "*api*key*",
+    "*auth*token*",
     "*authorization*",
     "*credential*",
+    "*passphrase*",
     "*passwd*",
     "*password*",
     "*private*key*",
     "*secret*",
     "*token",
     "*token[!s]*",
+    *(f"*{kind}*tokens*" for kind in ("access", "api", "bearer", "hf", "hub", "refresh")),
+    "tokens",
 )
 """Globs, upper or lower case, of names whose values are not stored; ``max_tokens`` is."""
 
@@ -57,6 +62,7 @@ _PACKAGES = {
     "torch": "torch",
     "transformers": "transformers",
 }
+_T = TypeVar("_T")
 _CHUNK = 1 << 24
 _GIT_SECONDS = 5
 
@@ -68,8 +74,7 @@ def provenance(redact: Iterable[str] = REDACT) -> dict[str, Any]:
         redact: globs of names whose values are replaced by ``"(redacted)"``.
 
     Returns:
-        ``git`` (``commit``, ``dirty``, ``repository``; absent outside of a
-        repository), ``command``, ``host``, ``process``, ``packages``.
+        ``command``, ``host``, ``process``, ``packages``. What git knows is asked beside, by `git`.
 
     Example:
 
@@ -77,9 +82,7 @@ def provenance(redact: Iterable[str] = REDACT) -> dict[str, Any]:
     >>> found["process"] == os.getpid(), "numpy" in found["packages"]
     (True, True)
     """
-    git = _git(tuple(redact))
     return {
-        **({"git": git} if git else {}),
         "command": shlex.join(redacted_arguments(sys.argv, redact)),
         "host": socket.gethostname(),
         "process": os.getpid(),
@@ -143,6 +146,20 @@ def _without_login(text: str) -> str:
     return re.sub(r"(\w+://)[^/\s@]+@", rf"\1{REDACTED}@", text)
 
 
+def git(redact: Iterable[str] = REDACT) -> "Future[dict[str, Any]]":
+    """Asks git beside the training: a large tree takes seconds.
+
+    Args:
+        redact: globs of names whose values are replaced by ``"(redacted)"``.
+
+    Returns:
+        A future of ``commit``, ``dirty`` and ``repository``; of an empty one outside of
+        a repository.
+    """
+    globs = tuple(redact)
+    return in_background(lambda: _git(globs), {})
+
+
 def _git(redact: tuple[str, ...]) -> dict[str, Any]:
     script = Path(sys.argv[0]).resolve().parent if sys.argv[0] else Path.cwd()
 
@@ -197,20 +214,20 @@ def data_fingerprint(data: Any) -> "Future[str]":
     True
     """
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-    return in_background(lambda: _digest(leaves))
+    return in_background(lambda: _digest(leaves), UNKNOWN)
 
 
-def in_background(question: Callable[[], str]) -> "Future[str]":
-    """Answers in a thread that does not keep the process alive; ``"unknown"`` where it fails."""
-    future: Future[str] = Future()
+def in_background(question: Callable[[], _T], otherwise: _T) -> "Future[_T]":
+    """Answers in a thread that does not keep the process alive; `otherwise` where it fails."""
+    future: Future[_T] = Future()
 
     def work() -> None:
         try:
             future.set_result(question())
         except Exception:  # what cannot be read as an array
-            future.set_result(UNKNOWN)
+            future.set_result(otherwise)
 
-    threading.Thread(target=work, name="keras_layerwise fingerprint", daemon=True).start()
+    threading.Thread(target=work, name="keras_layerwise provenance", daemon=True).start()
     return future
 
 

@@ -4,6 +4,7 @@ The user's values, training, regularization, and of the layers what differs
 from their classes' defaults. Everything else stays in the record.
 """
 
+import functools
 import inspect
 import json
 from collections import Counter
@@ -96,10 +97,9 @@ def _regularization(values: Mapping[str, Any]) -> list[tuple[str, str, str, Any]
 
 def _unusual(layers: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
     """What of each layer differs from the defaults of its class."""
-    defaults: dict[str, dict[str, Any]] = {}
     for path, layer in layers.items():
         name = layer["class"]
-        usual = defaults.setdefault(name, _defaults(name))
+        usual = _defaults(name)
         for key, value in layer.items():
             if key in ("class", "dtype", "axis", "data_format") or value is None:
                 continue
@@ -107,6 +107,7 @@ def _unusual(layers: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
                 yield "architecture/layers", path, f"{name}/{key}", value
 
 
+@functools.lru_cache(maxsize=256)
 def _defaults(name: str) -> dict[str, Any]:
     cls = getattr(keras.layers, name, None)
     found: dict[str, Any] = {"trainable": True}

@@ -1,9 +1,10 @@
 """What training was configured with: fit, compile, optimizers, callbacks."""
 
 import contextlib
+import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +17,9 @@ from keras_layerwise.hyperparameters.functions import code_of, is_own
 from keras_layerwise.hyperparameters.names import Names
 from keras_layerwise.model import selectors
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
+from keras_layerwise.optimizer.plan import Plan
+from keras_layerwise.optimizer.setting import Setting
+from keras_layerwise.optimizer.storing import of_model, rule_to_json
 from keras_layerwise.storage.values import UNKNOWN
 
 # Callbacks that write down what happens, and change nothing in it.
@@ -35,8 +39,17 @@ _OBSERVERS = (
 _PLACES = re.compile(r".*(dir|path|file|filename|directory|root|url|verbose|name)")
 
 
-def training(model: Any, names: Names) -> dict[str, Any]:
-    """Reads the ``training`` group of an inventory, with the weights under `names`."""
+def training(
+    model: Any, names: Names, assigned: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
+    """Reads the ``training`` group of an inventory.
+
+    Args:
+        model: a Keras model.
+        names: of its layers and weights.
+        assigned: gives the `assignments` of an optimizer, where they need not be read anew.
+    """
+    assigned = assigned or functools.partial(assignments, names=names)
     found: dict[str, Any] = _fit(model)
     if not getattr(model, "compiled", False):
         return found
@@ -48,9 +61,9 @@ def training(model: Any, names: Names) -> dict[str, Any]:
     # A model that trains with optimizers of its own does not use Keras's default one.
     members = {k: member for k, member in _own_optimizers(model).items() if member in used}
     if members:
-        found["optimizers"] = {key: _optimizer(member, names) for key, member in members.items()}
+        found["optimizers"] = {key: _optimizer(member, assigned) for key, member in members.items()}
     if model.optimizer is not None and any(model.optimizer is member for member in used):
-        found |= _optimizer(model.optimizer, names)
+        found |= _optimizer(model.optimizer, assigned)
     return found
 
 
@@ -122,13 +135,13 @@ def _selected(value: Any) -> Any:
     return describe(value)
 
 
-def _optimizer(optimizer: Any, names: Names) -> dict[str, Any]:
+def _optimizer(optimizer: Any, assigned: Callable[[Any], Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     wrappers = []
     while hasattr(optimizer, "inner_optimizer"):
         wrappers.append(type(optimizer).__name__)
         if isinstance(optimizer, LayerwiseOptimizer):
-            found["assignments"] = _assignments(optimizer, names)
+            found["assignments"] = assigned(optimizer)
         else:
             settings = _config(optimizer)
             settings.pop("inner_optimizer", None)
@@ -145,7 +158,7 @@ def _optimizer(optimizer: Any, names: Names) -> dict[str, Any]:
     elif isinstance(rate, float):
         found["learning_rate"] = number(optimizer.learning_rate)
     if members:
-        config = {str(i): _optimizer(member, names) for i, member in enumerate(members)}
+        config = {str(i): _optimizer(member, assigned) for i, member in enumerate(members)}
         return {**found, "optimizer": {"class": type(optimizer).__name__, **config}}
     return {**found, "optimizer": {"class": type(optimizer).__name__, **_tidy(config)}}
 
@@ -165,20 +178,35 @@ def _tidy(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: describe(value) for key, value in config.items() if key != "name"}
 
 
-def _assignments(optimizer: LayerwiseOptimizer, names: Names) -> Any:
-    config = optimizer.get_config()
-    if "assignment" not in config:
+def assignments(optimizer: LayerwiseOptimizer, names: Names) -> Any:
+    """Gives what the rules of an optimizer say of each weight that it was built for."""
+    plan = optimizer.plan
+    if not plan.settings:
         return UNKNOWN
     found = {}
-    for setting in config["assignment"]:
-        if not setting["trained"]:
-            continue
-        rule = {key: nested(value) for key, value in setting["rule"].items()}
+    for setting in _settings(plan):
+        rule = {key: nested(value) for key, value in rule_to_json(setting.rule).items()}
         if rule["multiplier"] is None and rule["learning_rate"] is None:
             rule["multiplier"] = 1.0
-        path = names.weights.get(setting["path"], setting["path"])
-        found[path] = {"rule": names.stable_label(setting["label"]), **rule}
+        path = names.weights.get(setting.path, setting.path)
+        found[path] = {"rule": names.stable_label(setting.label), **rule}
     return found
+
+
+def assignment_state(optimizer: LayerwiseOptimizer) -> list[Any]:
+    """Lists the objects that decide what `assignments` gives."""
+    found: list[Any] = [optimizer]
+    for setting in _settings(optimizer.plan):
+        found.append(setting)
+        for value in (setting.rule.multiplier, setting.rule.learning_rate):
+            if value is not None and not isinstance(value, (int, float)):  # a schedule
+                found.append(str(nested(value)))
+    return found
+
+
+def _settings(plan: Plan) -> Iterator[Setting]:
+    trained = set(plan.trained)
+    return (s for position, s in enumerate(of_model(plan)) if position in trained)
 
 
 def learning_rate(model: Any) -> float | None:

@@ -212,15 +212,24 @@ def _frozen_whole(model: Any, optimizers: list[Any]) -> frozenset[int]:
     return frozenset(whole)
 
 
+def held(model: Any) -> list[Any]:
+    """Lists the optimizers that `model` holds: that of ``compile`` first, then its own.
+
+    A model with a ``train_step`` of its own keeps them in attributes, also in lists and dicts.
+    """
+    found: dict[int, Any] = {}
+    for value in (getattr(model, "optimizer", None), *vars(model).values()):
+        members = value.values() if isinstance(value, dict) else value
+        for member in members if isinstance(value, (list, tuple, dict)) else (value,):
+            if isinstance(member, keras.optimizers.Optimizer):
+                found.setdefault(id(member), member)
+    return list(found.values())
+
+
 def _found_on(model: Any) -> Iterator[Any]:
-    """The optimizer that ``compile`` set, and those of a training step of the model's own."""
-    seen: set[int] = set()
-    own = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
-    for value in [getattr(model, "optimizer", None), *own]:
-        for optimizer in layerwise_optimizers(value):
-            if id(optimizer) not in seen:
-                seen.add(id(optimizer))
-                yield optimizer
+    """Every `LayerwiseOptimizer` in those that `model` holds."""
+    inside = [found for optimizer in held(model) for found in layerwise_optimizers(optimizer)]
+    yield from {id(optimizer): optimizer for optimizer in inside}.values()
 
 
 # Keras's methods.

@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from keras_layerwise.storage import files, framing, protos
+from keras_layerwise.storage import files, framing, protos, stores
 from keras_layerwise.storage.schema import Series
 
 PENDING_LIMIT = 16 << 20
 """Bytes that may wait for a slow disk; events beyond them are lost."""
 
+_SENT = 1 << 20  # bytes a second that are sent to a store
 _EARLY = 1 << 20  # bytes that are written without waiting for the interval
 _PATIENCE = 30.0  # seconds that a flush waits for a disk that hangs
 _numbers = itertools.count()
@@ -73,9 +74,11 @@ class EventWriter:
 
     def __init__(self, directory: str | os.PathLike[str], flush_seconds: float = 10.0) -> None:
         self.lost = 0
-        folder = files.local(directory)
+        folder = files.place(directory)
         files.make_folder(folder)
         self._file, self.path = _create(folder)
+        self._is_remote = stores.is_remote(folder)
+        self._unsent = 0
         # Half of the interval is left for the disk.
         self._wait = flush_seconds / 2
         self._pending: list[_Pending] = []
@@ -91,7 +94,8 @@ class EventWriter:
             files.sync_folder(folder)
         except OSError:
             self._file.close()
-            self.path.unlink()
+            with contextlib.suppress(OSError):
+                self.path.unlink()
             raise
         self._thread = threading.Thread(
             target=self._run, name="keras_layerwise events", daemon=True
@@ -187,7 +191,9 @@ class EventWriter:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closed)
-                self._changed.wait_for(lambda: self._urgent or self._closed, self._wait)
+                # A store takes whole files only: the longer one is, the rarer it is sent.
+                wait = max(self._wait, self._end / _SENT) if self._is_remote else self._wait
+                self._changed.wait_for(lambda: self._urgent or self._closed, wait)
                 batch, self._pending, self._size = self._pending, [], 0
                 self._urgent, self._writing = False, True
                 last = self._closed
@@ -196,6 +202,7 @@ class EventWriter:
                 self._writing = False
                 self._changed.notify_all()
             if last:
+                self.lost += self._unsent
                 self._file.close()
                 return
 
@@ -226,6 +233,8 @@ class EventWriter:
         for end, tags in ends:
             if start + end <= self._end:
                 self._described |= tags
+        # What is not sent yet is sent with what follows.
+        self._unsent = self._unsent + len(ends) if failure and self._is_remote else 0
         if failure is not None:
             self._lose(sum(start + end > self._end for end, _ in ends), failure)
 
@@ -235,13 +244,16 @@ class EventWriter:
         A file that was removed takes no events.
         """
         self._cut()
-        self.path.stat()
+        if not self._is_remote:
+            self.path.stat()
         rest = memoryview(content)
         while rest:
             written = self._file.write(rest)
             self._end += written
             rest = rest[written:]
         files.sync(self._file.fileno())
+        if self._is_remote:
+            stores.send(self._file, self.path)
 
     def _cut(self) -> None:
         """Removes the half of an event that a failure may have left."""
@@ -269,8 +281,8 @@ def _create(folder: Path) -> tuple[Any, Path]:
     """A new file whose name sorts behind those that are there: readers go by name."""
     stamps = [
         int(match[1])
-        for path in folder.iterdir()
-        if (match := re.match(r"events\.out\.tfevents\.(\d+)", path.name))
+        for name in files.names_in(folder)
+        if (match := re.match(r"events\.out\.tfevents\.(\d+)", name))
     ]
     stamp = max([int(time.time()), *(found + 1 for found in stamps)])
     name = f"{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"

@@ -4,11 +4,12 @@ import contextlib
 import errno
 import io
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
+
+from keras_layerwise.storage import stores
 
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)
 
@@ -28,6 +29,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     >>> path.read_bytes()
     b'content'
     """
+    if stores.is_remote(path):
+        with stores.own_file() as file:
+            yield cast(BinaryIO, file)
+            stores.send(file, path)
+        return
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -43,28 +49,39 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def local(directory: str | os.PathLike[str]) -> Path:
-    """A directory of this machine, from wherever the program may go later.
+def place(directory: str | os.PathLike[str]) -> Path:
+    """A directory, from wherever the program may go later: of this machine, or of a store.
+
+    Raises:
+        OSError: for a URL of a store that nothing is installed for.
+    """
+    if stores.is_url(directory):
+        return stores.path_of(str(directory))
+    return Path(directory).absolute()
+
+
+def local(path: str | os.PathLike[str]) -> Path:
+    """A path of this machine, from wherever the program may go later.
 
     Raises:
         OSError: for a URL, which would become a directory called ``gs:``.
     """
-    # One slash is what pathlib leaves of two.
-    if re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(directory), re.IGNORECASE):
-        raise OSError(
-            f"A run is written to a local directory; received {os.fspath(directory)!r}. "
-            "Mount the storage, or copy the directory there."
-        )
-    return Path(directory).absolute()
+    if stores.is_url(path):
+        raise OSError(f"This is written to a local directory; received {str(path)!r}.")
+    return Path(path).absolute()
 
 
 def create(path: Path) -> io.FileIO:
-    """A new file, written without a buffer in between."""
+    """A new file, written without a buffer in between; of a store, what `sent` is to send."""
+    if stores.is_remote(path):
+        return stores.own_file()
     return io.FileIO(path, "xb")
 
 
 def make_folder(path: Path) -> None:
     """Makes `path` and the folders above it, on the disk; there already is no error."""
+    if stores.is_remote(path):  # which has names, and no folders
+        return
     missing = []
     folder = path
     while not folder.is_dir() and folder != folder.parent:
@@ -84,8 +101,18 @@ def sync(handle: int) -> None:
             raise
 
 
+def names_in(path: Path) -> list[str]:
+    """The names in a folder; none where there is no such folder."""
+    try:
+        return [found.name for found in path.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def sync_folder(path: Path) -> None:
     """Waits until the names in a folder are on the disk, where the system can tell."""
+    if stores.is_remote(path):
+        return
     with contextlib.suppress(OSError):  # Windows opens no folder; the names are there regardless
         handle = os.open(path, os.O_RDONLY)
         try:

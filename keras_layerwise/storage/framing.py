@@ -24,7 +24,8 @@ def unframed(path: Path) -> Iterator[bytes]:
         OSError: where the file can not be read.
     """
     with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size
+        left = file.seek(0, os.SEEK_END)
+        file.seek(0)
         while len(head := file.read(_HEAD)) == _HEAD:
             left -= _HEAD + _FOOT
             length = int.from_bytes(head[:8], "little")

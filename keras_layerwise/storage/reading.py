@@ -18,6 +18,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
+from keras_layerwise.storage import files
 from keras_layerwise.storage.framing import unframed
 from keras_layerwise.storage.schema import DRIFT_DIR, PLUGIN, STATISTICS, Row, SchemaError, Series
 from keras_layerwise.storage.values import parsed
@@ -175,7 +176,7 @@ def final_drift(run: str | Path) -> dict[str, Any]:
         "parameters": ..., "l2": ..., ...}``; a statistic that is not defined
         for it is left out.
     """
-    log = Log(Path(run) / DRIFT_DIR)
+    log = Log(files.place(run) / DRIFT_DIR)
     layers, parts = _final(log, "drift"), _final(log, "blocks")
     for tag in log.tags("frozen"):
         for row, value in zip(log.series[tag].rows, log.vectors[tag][-1][1], strict=True):

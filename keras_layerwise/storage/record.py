@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_layerwise.storage import files
+from keras_layerwise.storage import compact, files, stores
 from keras_layerwise.storage.schema import RECORD_FILE
 from keras_layerwise.storage.values import (
     Differences,
@@ -23,6 +23,7 @@ from keras_layerwise.storage.values import (
 )
 
 VERSION = 1
+PACKED = 2  # of files, in which what layers and weights have alike is written once
 
 RUNTIME = "runtime"
 GROUPS = ("architecture", "training", "regularization", RUNTIME, "user")
@@ -145,33 +146,36 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The record as the plain values of its file."""
-        fields = dataclasses.asdict(self)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"version": VERSION, **fields.pop("values"), **fields}
 
     @classmethod
     def from_json(cls, data: Any) -> "Record":
-        """Reads `to_json` back.
+        """Reads `to_json` back, and what `save_record` wrote.
 
         Raises:
             RecordError: for what is no record, or one of another version.
         """
-        if not isinstance(data, dict) or not isinstance(data.get("version"), int):
+        if not isinstance(data, dict) or type(data.get("version")) is not int:
             raise RecordError("This is no record of keras_layerwise: it has no version.")
-        if data["version"] != VERSION:
+        if data["version"] not in (VERSION, PACKED):
             raise RecordError(
-                f"The record has version {data['version']}; this keras_layerwise reads {VERSION}. "
-                "Read it with the version that wrote it."
+                f"The record has version {data['version']}; this keras_layerwise reads {VERSION} "
+                f"and {PACKED}. Read it with the version that wrote it."
             )
         known = {f.name for f in dataclasses.fields(cls)} - {"values"}
         missing = [group for group in GROUPS if not isinstance(data.get(group), dict)]
         if missing:
             raise RecordError(f"This is no complete record: it has no {', '.join(missing)}.")
+        values = {group: data[group] for group in GROUPS}
         try:
-            flat({group: data[group] for group in GROUPS})
+            if data["version"] == PACKED:
+                values = compact.unpacked(values)
+            flat(values)
         except ValueError as error:
             raise RecordError(str(error)) from None
         record = cls(
-            values={group: data[group] for group in GROUPS},
+            values=values,
             **{name: data[name] for name in known if name in data},
         )
         _check(record)
@@ -215,7 +219,7 @@ def load_record(log_dir: str | os.PathLike[str]) -> Record:
     >>> load_record(log_dir).status
     'running'
     """
-    path = Path(log_dir)
+    path = files.place(log_dir) if stores.is_url(log_dir) else Path(log_dir)
     if path.is_dir() or path.name != RECORD_FILE:
         path = path / RECORD_FILE
     if not path.is_file():
@@ -235,11 +239,31 @@ def load_record(log_dir: str | os.PathLike[str]) -> Record:
 
 def save_record(record: Record, log_dir: str | os.PathLike[str]) -> Path:
     """Writes the record's file so that a reader sees the old or the new, whole."""
-    path = files.local(log_dir) / RECORD_FILE
-    text = json.dumps(
-        record.to_json(), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
-    )
+    path = files.place(log_dir) / RECORD_FILE
+    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    texts = _encoded(fields.pop("values")) | _texts({"version": PACKED, **fields})
+    content = ",\n".join(f' "{name}": {texts[name]}' for name in sorted(texts))
     with files.replacing(path) as file:
         # The escape of what is no UTF-8 is JSON's own.
-        file.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+        file.write(f"{{\n{content}\n}}\n".encode("utf-8", "backslashreplace"))
     return path
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Each value as JSON, set in as members of an object are."""
+    options: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+    return {
+        name: json.dumps(value, indent=1, **options).replace("\n", "\n ")
+        for name, value in values.items()
+    }
+
+
+_last: tuple[Mapping[str, Any], dict[str, str]] = {}, {}
+
+
+def _encoded(values: Mapping[str, Any]) -> dict[str, str]:
+    """The groups as JSON: made once for a run, whose record is saved at each epoch."""
+    global _last
+    if _last[0] is not values:
+        _last = values, _texts(compact.packed(values))
+    return _last[1]

@@ -83,7 +83,7 @@ def load(
     advice = f"Remove {path} to begin again from the present weights, or use another log_dir."
     damaged = f"{path} is no stored reference, or half of one. {advice}"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             header = _header(archive)
             values = []
             for name, shape in shapes.items():

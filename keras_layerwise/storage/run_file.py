@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from keras_layerwise.storage import schema
+from keras_layerwise.storage import schema, stores
 from keras_layerwise.storage.files import make_folder, replacing, sync_folder
 
 RUN_FILE = "run.json"
@@ -104,7 +104,11 @@ def write(directory: Path, mark: Mark) -> None:
         OSError: where the directory cannot be written.
     """
     with replacing(directory / RUN_FILE) as file:
-        file.write(json.dumps(asdict(mark), sort_keys=True).encode())
+        file.write(_content(mark))
+
+
+def _content(mark: Mark) -> bytes:
+    return json.dumps(asdict(mark), sort_keys=True).encode()
 
 
 def holds_run(directory: Path) -> bool:
@@ -130,6 +134,8 @@ def claim(asked: Path, mark: Mark) -> Path:
     Raises:
         OSError: where the directory cannot be made or written.
     """
+    if stores.is_remote(asked):
+        return _claim_remote(asked, mark)
     make_folder(asked)
     if not holds_run(asked):
         with contextlib.suppress(FileExistsError), (asked / RUN_FILE).open("x"):
@@ -144,3 +150,11 @@ def claim(asked: Path, mark: Mark) -> Path:
             write(path, mark)
             return path
         number += 1
+
+
+def _claim_remote(asked: Path, mark: Mark) -> Path:
+    path, number = asked, 1
+    while holds_run(path) or not stores.claim(path / RUN_FILE, _content(mark)):
+        number += 1
+        path = asked.with_name(f"{asked.name}-{number}")
+    return path

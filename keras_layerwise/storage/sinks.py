@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from keras_layerwise.storage import files
 from keras_layerwise.storage.schema import Series
 
 
@@ -166,7 +167,7 @@ class CSVSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         # Absolute: the program may change its directory before the first value.
-        self.path = Path(path).absolute()
+        self.path = files.local(path)
         self._begun = False
         self._file: TextIO | None = None
 

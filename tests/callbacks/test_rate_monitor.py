@@ -12,14 +12,15 @@ from tests.shared.drift import read
 X, Y = np.ones((16, 3), "float32"), np.ones((16, 2), "float32")
 
 
-def network():
+def network(name=None):
     return keras.Sequential(
         [
             keras.Input((3,)),
             layers.Dense(4, name="body"),
             layers.BatchNormalization(name="norm"),
             layers.Dense(2, name="head"),
-        ]
+        ],
+        name=name,
     )
 
 
@@ -192,3 +193,41 @@ def test_rows_that_change_get_a_tag_of_their_own(tmp_path, resumed):
         assert {len(value) for value in values} == {len(about.rows)}
     (first, _, _), (second, _, _) = found
     assert len(second.rows) > len(first.rows)
+
+
+def test_the_parts_of_a_gan_show_the_rates_of_their_own_optimizers(tmp_path):
+    """Each optimizer names its weights below its own part, not below the whole."""
+
+    class Gan(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.maker, self.critic = network("maker"), network("critic")
+            self.own = []
+            for part, rules in ((self.maker, {"body": 0.5}), (self.critic, {"head": 0.5})):
+                inner = keras.optimizers.SGD(0.5)
+                self.own.append(kl.LayerwiseOptimizer(inner, rules, model=part))
+                self.own[-1].build(part.trainable_variables)
+
+    with kl.run(tmp_path, Gan()) as run:
+        run.step()
+    ((about, _, (values,)),) = series(tmp_path)
+    found = dict(zip([row.name for row in about.rows], values.tolist(), strict=True))
+    assert found == {
+        "maker/body": 0.25, "maker/norm": 0.5, "maker/head": 0.5,
+        "critic/body": 0.5, "critic/norm": 0.5, "critic/head": 0.25,
+    }  # fmt: skip
+
+
+@pytest.mark.tensorflow_only
+def test_a_network_of_many_layers_shows_its_parts_in_the_logs_and_all_layers_in_the_tab(tmp_path):
+    stack = [layers.Dense(3, name=f"block_{i}_dense") for i in range(70)]
+    model = keras.Sequential([keras.Input((3,)), *stack, layers.Dense(2, name="head")])
+    rules = kl.layer_decay(model, 0.9)
+    model.compile(kl.LayerwiseOptimizer(keras.optimizers.SGD(0.5), rules), "mse", run_eagerly=True)
+    rates = fit(model, kl.LearningRateMonitor(tmp_path), epochs=1)
+    parts = {part.key for part in kl.outline(model) if part.weights}
+    assert len(rates) == 1 + len(parts)
+    assert rates["head"] == [0.5]
+    ((about, _, _),) = series(tmp_path)
+    assert len(about.rows) == 71
+    assert {row.part for row in about.rows} == parts

@@ -277,14 +277,6 @@ class TestWhichRun:
         fit(net(), kl.FreezeHyperparameters("run"), kl.WeightDrift(tmp_path / "run"))
         assert not (tmp_path / "run-2").exists()
 
-    @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", "memory://run"])
-    def test_an_address_is_refused_at_once(self, address, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        for make in (kl.FreezeHyperparameters, kl.WeightDrift, kl.LearningRateMonitor):
-            with pytest.raises(OSError, match="local directory"):
-                make(address)
-        assert not list(tmp_path.iterdir())
-
 
 DATA = {"batch_size": 8, "data": "arrays", "validation_split": 0.25, "shuffle": True}
 

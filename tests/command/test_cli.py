@@ -388,3 +388,49 @@ def test_the_fingerprint_that_version_0_1_took_still_holds():
     assert found.fingerprint == expected["record_fingerprint"] == found.fingerprints[
         "hyperparameters"
     ]  # fmt: skip
+
+
+def test_show_says_where_a_run_came_from_and_which_layers_differ(runs, capsys):
+    dense = {"class": "Dense", "units": 4, "use_bias": True, "trainable": True}
+    layers = {f"layer_{i}": {**dense, "units": i} for i in range(5)}
+    layers["head"] = {**dense, "use_bias": False}
+    found = record()
+    found = replace(
+        found,
+        values={**found.values, "architecture": {"class": "M", "layers": layers}},
+        provenance={
+            "git": {"commit": "0123456789abcdef", "dirty": True, "repository": "git@host:code"},
+            "command": "train.py --lr=0.1",
+            "host": "node",
+            "process": 3,
+            "data": "fedcba9876543210",
+            "packages": {"keras": "3.15.1"},
+        },
+    )
+    save_record(found, runs / "d")
+    assert cli.main(["show", str(runs / "d")]) == 0
+    shown = capsys.readouterr().out
+    assert "commit 0123456789ab, with changes that no commit has; of git@host:code" in shown
+    assert "host node; process 3; data fedcba987654" in shown
+    assert "train.py --lr=0.1" in shown
+    assert "keras 3.15.1" in shown
+    assert "layers unlike most of their class\n  Dense use_bias false: head\n" in shown
+    assert "units" not in shown
+    assert cli.main(["show", str(runs / "d"), "--full"]) == 0
+    assert "0123456789abcdef" in capsys.readouterr().out
+
+
+def test_rates_that_fall_by_block_are_one_line_of_a_diff(runs, capsys):
+    for name, decay in {"d": 0.9, "e": 0.5}.items():
+        rules = {
+            f"block_{i}/kernel": {"rule": f"block {i}", "multiplier": decay**i} for i in range(9)
+        }
+        found = record()
+        save_record(
+            replace(found, values={**found.values, "training": {"assignments": rules}}),
+            runs / name,
+        )
+    assert cli.main(["diff", str(runs / "d"), str(runs / "e")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    rules = lines[lines.index("rules") + 1 : lines.index("results")]
+    assert rules == ["  multiplier: 0.4305 … 0.9 -> 0.003906 … 0.5 (8 weights, not all alike)"]

@@ -12,6 +12,7 @@ import keras_layerwise as kl
 from keras_layerwise.hyperparameters.provenance import (
     REDACTED,
     data_fingerprint,
+    git,
     provenance,
     redacted,
     redacted_arguments,
@@ -19,7 +20,7 @@ from keras_layerwise.hyperparameters.provenance import (
 from keras_layerwise.storage.values import UNKNOWN
 
 
-def git(directory, *words):
+def run_git(directory, *words):
     author = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
     run = subprocess.run(
         ["git", *author, *words], cwd=directory, check=True, capture_output=True, text=True
@@ -32,31 +33,47 @@ def test_the_commit_whether_the_tree_was_dirty_and_an_address_without_password(
 ):
     script = tmp_path / "train.py"
     script.write_text("pass")
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-qm", "first")
-    git(tmp_path, "remote", "add", "origin", "https://me:s3cret@example.org/code.git")
+    run_git(tmp_path, "init", "-q")
+    run_git(tmp_path, "add", ".")
+    run_git(tmp_path, "commit", "-qm", "first")
+    run_git(tmp_path, "remote", "add", "origin", "https://me:s3cret@example.org/code.git")
     monkeypatch.setattr(sys, "argv", [str(script), "--hub-token", "s3cret", "--lr=0.1"])
-    found = provenance()
+    found = {**provenance(), "git": git().result()}
     assert found["git"] == {
-        "commit": git(tmp_path, "rev-parse", "HEAD"),
+        "commit": run_git(tmp_path, "rev-parse", "HEAD"),
         "dirty": False,
         "repository": f"https://{REDACTED}@example.org/code.git",
     }
     assert "s3cret" not in json.dumps(found)
     assert "--lr=0.1" in found["command"]
     script.write_text("changed")
-    assert provenance()["git"]["dirty"] is True
+    assert git().result()["dirty"] is True
 
 
 def test_outside_of_a_repository_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "train.py")])
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert "git" not in provenance()
+    assert git().result() == {}
 
 
 @pytest.mark.parametrize(
-    "name", ["token", "HF_TOKEN", "password", "db_passwd", "api_key", "clientSecret", "private_key"]
+    "name",
+    [
+        "token",
+        "HF_TOKEN",
+        "password",
+        "db_passwd",
+        "api_key",
+        "clientSecret",
+        "private_key",
+        "auth_tokens",
+        "apikeys",
+        "credentials",
+        "hf_tokens",
+        "ACCESS_KEYS",
+        "passwords",
+        "secrets",
+    ],
 )
 def test_secrets_are_redacted_wherever_they_are(name):
     assert redacted({"a": [{name: "x"}]}) == {"a": [{name: REDACTED}]}
@@ -65,7 +82,7 @@ def test_secrets_are_redacted_wherever_they_are(name):
 
 
 def test_what_is_no_secret_stays():
-    values = {"max_tokens": 512, "author": "me", "keys": [1], "lr": 0.1}
+    values = {"max_tokens": 512, "num_api": 3, "author": "me", "keys": [1], "lr": 0.1}
     assert redacted(values) == values
 
 

@@ -130,7 +130,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
 def test_the_file_is_canonical_and_readable(tmp_path):
     path = save_record(record(b=1, a="日本語"), tmp_path)
     text = path.read_text("utf-8")
-    assert text == json.dumps(json.loads(text), sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+    assert text == json.dumps(json.loads(text), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
     assert '"a": "日本語"' in text
     assert [p.name for p in tmp_path.iterdir()] == ["hyperparameters.json"]
 
@@ -190,3 +190,55 @@ def test_reading_a_record_imports_no_keras(tmp_path):
 )
 def test_what_people_have_as_settings_is_taken(given_value, stored):
     assert plain({"key": given_value}) == {"key": stored}
+
+
+def many_layers():
+    layers = {
+        f"layer_{i}": {"class": "Dense", "units": 2 + i // 100, "bias": bool(i % 2), "rate": None}
+        for i in range(400)
+    }
+    # Equal in Python, and three values of a record.
+    layers |= {f"odd_{value!r}": {"class": "Odd", "value": value} for value in (1, 1.0, True)}
+    layers |= {"other": {"class": "Dense", "units": 2}, "nested": {"class": "N", "a": {"b": [1]}}}
+    groups = {**{group: {} for group in GROUPS}, "architecture": {"class": "M", "layers": layers}}
+    return Record({**groups, "training": {"assignments": {"a/kernel": {"multiplier": 0.5}}}})
+
+
+def test_layers_that_are_alike_are_written_once_and_read_each(tmp_path):
+    saved = many_layers()
+    path = save_record(saved, tmp_path)
+    found = load_record(tmp_path)
+    assert json.dumps(found.values, sort_keys=True) == json.dumps(saved.values, sort_keys=True)
+    assert found.fingerprint == saved.fingerprint
+    assert found.diff(saved) == ()
+    assert path.stat().st_size < len(json.dumps(saved.to_json())) / 3
+
+
+def test_a_record_of_the_first_form_is_read_as_the_same(tmp_path):
+    saved = many_layers()
+    path = save_record(saved, tmp_path)
+    path.write_text(json.dumps(saved.to_json()))
+    assert json.loads(path.read_text())["version"] == 1
+    assert load_record(tmp_path).fingerprint == saved.fingerprint
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [1],
+        [{"of": ["a"]}],
+        [{"of": ["a"], "settings": []}],
+        [{"of": ["a", "a"], "settings": {}}],
+        [{"of": [1], "settings": {}}],
+        [{"of": ["a"], "settings": {}, "as": 0}],
+        [{"of": ["a"], "settings": {}, "as": -1}],
+        [{"of": ["a"], "settings": {}}, {"of": ["b"], "settings": {}, "as": 0.0}],
+        # A small file that stands for a hundred million settings.
+        [{"of": list(map(str, range(10**4))), "settings": dict.fromkeys(map(str, range(10**4)))}],
+    ],
+)
+def test_settings_that_are_packed_otherwise_are_refused(tmp_path, layers):
+    groups = {**{group: {} for group in GROUPS}, "architecture": {"layers": layers}}
+    (tmp_path / "hyperparameters.json").write_text(json.dumps({"version": 2, **groups}))
+    with pytest.raises(RecordError, match="architecture/layers can not be read"):
+        load_record(tmp_path)
