@@ -72,8 +72,8 @@ def _mobilenet() -> Any:
 
 
 TASKS = {
-    "digits": Task("four convolutions, 8 × 8 digits", _small, 8, 10, 40, 600),
-    "mobilenet": Task("MobileNetV2 at 64 × 64", _mobilenet, 64, 12, 20, 60),
+    "digits": Task("four convolutions, 8 × 8 digits", _small, 8, 10, 40, 40),
+    "mobilenet": Task("MobileNetV2 at 64 × 64", _mobilenet, 64, 8, 20, 60),
 }
 
 
@@ -122,7 +122,7 @@ def compiled(task: Task) -> Any:
     """The network of a task with an optimizer around it."""
     model = task.build()
     model.compile(
-        kl.LayerwiseOptimizer(keras.optimizers.Adam(1e-3)),
+        kl.LayerwiseOptimizer(keras.optimizers.Adam(3e-4)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

@@ -13,7 +13,7 @@ import numpy as np
 import keras_layerwise as kl
 
 rng = np.random.default_rng(0)
-INPUTS, FEATURES, SEEN, EPOCHS = 16, 4, 8, 80
+INPUTS, FEATURES, SEEN, EPOCHS = 16, 4, 8, 16
 
 
 def orthonormal(matrix):
@@ -25,7 +25,7 @@ true = orthonormal(rng.normal(size=(INPUTS, FEATURES)))
 pretrained = orthonormal(true + 0.025 * rng.normal(size=true.shape)).astype("float32")
 answer = true @ rng.normal(size=(FEATURES, 1))
 part = orthonormal(rng.normal(size=(INPUTS, SEEN)))
-x = rng.normal(size=(640, SEEN)) @ part.T
+x = rng.normal(size=(3200, SEEN)) @ part.T
 everywhere = rng.normal(size=(512, INPUTS))
 
 
