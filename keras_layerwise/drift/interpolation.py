@@ -256,7 +256,7 @@ def _batches(data: Any, size: int) -> Iterable[Any]:
         yield keras.utils.unpack_x_y_sample_weight(batch)[0]
 
 
-def _weights_of(model: Any) -> list[Site]:
+def _weights_of(model: Any) -> Sequence[Site]:
     found = sites(model)
     if not found:
         raise RuleError(f"{model.name!r} has no weights yet. Build the model first.")
