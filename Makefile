@@ -25,7 +25,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test properties fuzz walk bench check docs notebook coverage test-tensorflow test-jax test-torch test-oldest test-wheel format clean
 
 help:
-	@echo "make demo          learn five new digits from few examples, and see what is kept (about three minutes)"
+	@echo "make demo          learn five new digits from few examples, and see what is kept (under three minutes)"
 	@echo "make test          checks, then the tests on TensorFlow, JAX and PyTorch"
 	@echo "make properties    a million cases of what must hold for every input (about half an hour of one core)"
 	@echo "make fuzz          a million damaged files through every reader (hours)"

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -107,6 +108,7 @@ def steps(
     precision: str = "float32",
     peers: Sequence[str] = (),
     frozen: int = 0,
+    to_initial: bool = False,
 ) -> Callable[[float], dict[str, Any]]:
     """Training steps with the bare optimizer, with ours, and with `peers`.
 
@@ -119,12 +121,15 @@ def steps(
         peers: of ``"unfused"``, ``"MultiOptimizer"`` and ``"torch.optim"``.
         frozen: number of the lowest layers that ours freezes by a rule and the
             bare optimizer's model by ``trainable = False``.
+        to_initial: whether ours decays towards the initial weights, where the
+            bare optimizer decays towards 0.
     """
     make = OPTIMIZERS[optimizer][1]
 
     def ours(model: Any, **options: Any) -> Any:
         rules: dict[str, Any] = {} if groups == 1 else models.groups(model, groups)
         rules.update({layer.name: Rule(frozen=True) for layer in model.layers[:frozen]})
+        rules.update({"*": Rule(decay_to="initial")} if to_initial else {})
         return LayerwiseOptimizer(make(), rules, model=model, **options)
 
     def multi(model: Any) -> Any:
@@ -267,18 +272,35 @@ def process(name: str, optimizer: str) -> Callable[[float], dict[str, Any]]:
         memory: dict[str, list[float]] = {side: [] for side in times}
         for _ in range(max(2, round(seconds / 3))):
             for side in times:
-                command = [sys.executable, "-m", "benchmarks.process", name, optimizer]
                 start = time.perf_counter()
-                output = subprocess.run(
-                    [*command, "ours" if side == OURS else "bare"],
-                    cwd=ROOT, env=dict(os.environ), check=True, capture_output=True, text=True,
-                ).stdout  # fmt: skip
+                peak = _peak_of_process(name, optimizer, "ours" if side == OURS else "bare")
                 times[side].append(time.perf_counter() - start)
-                memory[side].append(json.loads(output.splitlines()[-1]))
-        peak = compared(memory)
-        return compared(times, peak_mib=peak["seconds"], peak_ratio=peak["ratios"][OURS])
+                memory[side].append(peak)
+        peaks = compared(memory)
+        return compared(times, peak_mib=peaks["seconds"], peak_ratio=peaks["ratios"][OURS])
 
     return run
+
+
+def _peak_of_process(name: str, optimizer: str, side: str) -> float:
+    """Trains in a process of its own; returns the most memory that it had, in MiB."""
+    command = [sys.executable, "-m", "benchmarks.process", name, optimizer, side]
+    output = subprocess.run(
+        command, cwd=ROOT, env=dict(os.environ), check=True, capture_output=True, text=True
+    ).stdout
+    return float(json.loads(output.splitlines()[-1]))
+
+
+def _memory_to_initial() -> list[drift.Figure]:
+    """What decay towards the initial weights adds to the peak, beyond the copy of the weights."""
+    pairs = [
+        [_peak_of_process("dense", "adamw", side) for side in ("to initial", "ours")]
+        for _ in range(3)
+    ]
+    size = models.build("dense").count_params() * 4 / 2**20
+    what = "peak memory, 6 × 1024 dense, decay to initial against to 0, beyond 1 × the weights"
+    added = statistics.median(one - other for one, other in pairs)
+    return [drift.Figure(what, added - size, "MiB", 64)]
 
 
 def peak_mib() -> float:
@@ -339,15 +361,19 @@ def _titled(model: str, optimizer: str, mode: str, groups: int | None = 1) -> st
 
 
 def _step(model: str, mode: str, groups: int | None, optimizer: str = "adam", **more: Any) -> Case:
-    options = {k: more.pop(k) for k in ("peers", "precision") if k in more}
+    options = {k: more.pop(k) for k in ("peers", "precision", "to_initial") if k in more}
     precision = options.get("precision", "float32")
     described = mode if precision == "float32" else f"{mode} {precision}"
     parts = ["step", model, optimizer, mode, str(groups or "each")]
     if precision != "float32":
         parts.append("mixed")
+    title = _titled(model, optimizer, described, groups)
+    if options.get("to_initial"):
+        parts.append("to_initial")
+        title += ", decay to initial, not to 0"
     return Case(
         name="/".join(parts),
-        title=_titled(model, optimizer, described, groups),
+        title=title,
         run=steps(model, optimizer, groups, jit=mode in ("XLA", "JAX"), **options),
         **{"target": 1.02, "strict": True, **more},
     )
@@ -543,11 +569,17 @@ def all_cases() -> list[Case]:
         process("dense", "adam"),
         headline=True,
     )
+    to_initial = [
+        _step("dense", mode, 1, "adamw", to_initial=True, target=None, headline=True),
+        _step("mobilenet", mode, 1, "adamw", to_initial=True, target=None),
+        Case("memory/to_initial", "decay to initial", _figures(_memory_to_initial), headline=True),
+    ]
     first = _of_tensorflow() if backend == "tensorflow" else _of_others(mode)
     return [
         *first,
         freezing,
         *_of_networks(),
+        *to_initial,
         *_of_drift(),
         whole,
         *_scale(),

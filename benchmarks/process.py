@@ -1,17 +1,21 @@
 """One process that trains, for `benchmarks.cases.process`: prints its peak memory in MiB."""
 
 import sys
+from typing import Any
 
 from benchmarks import cases, models
-from keras_layerwise import LayerwiseOptimizer
+from keras_layerwise import LayerwiseOptimizer, Rule
 
 
 def main(name: str, optimizer: str, side: str) -> None:
-    """Trains the model for 200 steps with the bare optimizer or with ours."""
+    """Trains for 200 steps with the bare optimizer, with ours, or with decay to initial."""
     model = models.build(name)
     inner = cases.OPTIMIZERS[optimizer][1]()
-    own = LayerwiseOptimizer(inner, models.groups(model, None), model=model)
-    model.compile(own if side == "ours" else inner, loss="mse")
+    rules: dict[str, Any] = dict(models.groups(model, None))
+    if side == "to initial":
+        rules["*"] = Rule(decay_to="initial")
+    own = LayerwiseOptimizer(inner, rules, model=model)
+    model.compile(inner if side == "bare" else own, loss="mse")
     models.stepper(name, model)(200)
     print(cases.peak_mib())
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import machine, measure, report
+from benchmarks import auto_freeze, machine, measure, report
 from benchmarks.measure import Ratio
 
 
@@ -172,3 +172,23 @@ class TestSweep:
         (path,) = report.plots({"tensorflow": {"cases": cases}}, tmp_path)
         assert path.name == "tensorflow-sweep.svg"
         assert path.read_text().count("adam") == 1
+
+
+def both_sides(accuracy):
+    """A run that is there after two epochs, and one with `accuracy` in half the time."""
+    return {
+        "without": {"accuracy": [0.5, 0.9, 0.9, 0.9], "seconds": [1.0, 2.0, 3.0, 4.0]},
+        "AutoFreeze": {"accuracy": accuracy, "seconds": [0.5, 1.0, 1.5, 2.0], "frozen": [[1, 3]]},
+    }
+
+
+def test_time_to_equal_accuracy_is_that_of_the_epoch_that_gets_there():
+    found = auto_freeze.row("net", [both_sides([0.5, 0.6, 0.895, 0.9])])
+    assert found[:2] == ["net", "1 of 1"]
+    assert [cell.split(" ")[0] for cell in found[2:5]] == ["1.50", "0.75", "0.50"]
+
+
+def test_a_run_that_never_gets_there_is_no_gain():
+    found = auto_freeze.row("net", [both_sides([0.5, 0.6, 0.7, 0.8])])
+    assert found[1] == "0 of 1"
+    assert found[2].startswith("inf")

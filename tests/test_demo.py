@@ -90,11 +90,24 @@ def test_the_logs_fill_every_part_of_the_tab(demo):
             runs = json.loads(board.get("data/plugin/layerwise/runs")[2])["runs"]
             stamps = [run["stamps"] for run in runs]
             last = [found.get(topic, [""])[0] for found in stamps for topic in ("l2", "rates")]
-            whole = all(stamp.startswith("25/") for stamp in last)  # 5 epochs of 5 steps
+            whole = all(stamp.startswith("100/") for stamp in last)  # 5 epochs of 20
             whole = whole and all("record" in found for found in stamps)
             return len(runs) == len(WAYS) and whole and runs
 
         runs = {run["name"]: run for run in tab_browser.wait_for(loaded, "the runs")}
+        curves = {
+            name: json.loads(
+                board.get("data/plugin/layerwise/metric", name=name, run=list(runs))[2]
+            )["curves"]
+            for name in ("kept", "learned")
+        }
+    # What "Did it forget?" draws over the drift: the last point is the printed accuracy.
+    printed = table(demo[0])
+    for column, name in enumerate(("learned", "kept")):
+        for way in WAYS:
+            values = curves[name][log_dir(logs, way).relative_to(logs).as_posix()]["values"]
+            assert len(values) == 5
+            assert values[-1] == pytest.approx(float(printed[way][column]), abs=6e-4)
     for way in WAYS:
         run = runs[log_dir(logs, way).relative_to(logs).as_posix()]
         assert run["problems"] == []

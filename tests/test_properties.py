@@ -317,7 +317,7 @@ def test_each_setting_is_the_first_rules_that_says_it_and_each_rule_has_an_effec
             complaint, picked = str(error), []
         said = {
             "rate": (rule.multiplier, rule.learning_rate),
-            "decay": rule.weight_decay,
+            "decay": (rule.weight_decay, rule.decay_to),
             "frozen": rule.frozen,
         }
         said = {key: value for key, value in said.items() if value not in (None, (None, None))}
@@ -335,13 +335,18 @@ def test_each_setting_is_the_first_rules_that_says_it_and_each_rule_has_an_effec
     for i in range(len(found)):
         rule = resolved[i].rule if i in resolved else Rule()
         assert expected.get((i, "rate"), (None, None)) == (rule.multiplier, rule.learning_rate)
-        assert expected.get((i, "decay")) == rule.weight_decay
+        assert expected.get((i, "decay"), (None, None)) == (rule.weight_decay, rule.decay_to)
         assert expected.get((i, "frozen"), False) == bool(rule.frozen)
 
 
 def a_rule(choose):
     rate = choose([{}, {"multiplier": 0.5}, {"learning_rate": 0.1}])
-    return Rule(**rate, weight_decay=choose([None, 0.0]), frozen=choose([None, True, False]))
+    return Rule(
+        **rate,
+        weight_decay=choose([None, 0.0]),
+        decay_to=choose([None, "initial"]),
+        frozen=choose([None, True, False]),
+    )
 
 
 @many
@@ -383,12 +388,13 @@ anything = (
 
 
 @many
-@given(anything, anything, anything, anything)
-def test_a_rule_holds_finite_numbers_or_is_refused(multiplier, learning_rate, decay, frozen):
+@given(anything, anything, anything, anything | st.just("initial"), anything)
+def test_a_rule_holds_finite_numbers_or_is_refused(rate_factor, rate, decay, decay_to, frozen):
     given_values = {
-        "multiplier": multiplier,
-        "learning_rate": learning_rate,
+        "multiplier": rate_factor,
+        "learning_rate": rate,
         "weight_decay": decay,
+        "decay_to": decay_to,
         "frozen": frozen,
     }
     try:
@@ -400,6 +406,7 @@ def test_a_rule_holds_finite_numbers_or_is_refused(multiplier, learning_rate, de
         value = getattr(rule, name)
         assert value is None or (type(value) is float and 0 <= value < 3.5e38)
     assert rule.multiplier is None or rule.learning_rate is None
+    assert rule.decay_to in (None, "initial")
 
 
 # Round trips.
@@ -418,6 +425,7 @@ plain_rules = st.builds(
     Rule,
     multiplier=st.none() | numbers,
     weight_decay=st.none() | numbers,
+    decay_to=st.sampled_from([None, "initial"]),
     frozen=st.none() | st.booleans(),
 ) | st.builds(Rule, learning_rate=numbers, frozen=st.none() | st.booleans())
 scheduled_rules = st.builds(Rule, multiplier=schedules) | st.builds(Rule, learning_rate=schedules)
@@ -724,6 +732,22 @@ def test_an_optimizer_survives_its_config(layer_names, given_rules, is_built):
         assert (a.learning_rate, a.weight_decay, a.frozen, a.rule) == (
             b.learning_rate, b.weight_decay, b.frozen, b.rule
         )  # fmt: skip
+
+
+halves = st.integers(-8, 8).map(lambda number: number / 2)  # whose products are exact
+
+
+@few
+@given(halves, halves, halves.map(abs), halves.map(abs), st.none() | halves.map(abs))
+def test_decay_pulls_a_weight_to_where_it_began(start, now, multiplier, inner, own):
+    w = keras.Variable([start], name="w")
+    rule = Rule(multiplier=multiplier, weight_decay=own, decay_to="initial")
+    optimizer = LayerwiseOptimizer(keras.optimizers.SGD(0.25, weight_decay=inner), {"w": rule})
+    optimizer.build([w])
+    w.assign([now])
+    optimizer.apply([keras.ops.zeros(1)], [w])
+    factor = 0.25 * multiplier * (inner if own is None else own)
+    assert float(w.value[0]) == now - factor * (now - start)
 
 
 @few

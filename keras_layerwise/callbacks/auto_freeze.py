@@ -25,15 +25,17 @@ class AutoFreeze(keras.callbacks.Callback):
     neck and the head train to the end. What was frozen stays frozen.
 
     A change of what is frozen costs a new trace of the step, so nothing is
-    frozen where fewer steps are left than `trace_cost`. Both are counted in
-    steps: a run that is repeated decides the same.
+    frozen where the steps that are left would not earn it back: a block saves
+    two thirds of its share of each. All is counted in steps: a run that is
+    repeated decides the same.
 
     Args:
         interval: ``"epoch"``, or a number of steps between looks. The first
             decision comes with the third look.
         percentile: of the blocks' relative changes, from 0 to 100: a block
             at or above it has not settled. Higher freezes more.
-        trace_cost: steps that a new trace costs.
+        trace_cost: steps that a new trace takes as long as. The first step of
+            a run tells: it is a trace as well.
         parts: the parts of the network; `outline` finds them where none are given.
 
     Attributes:
@@ -133,7 +135,8 @@ class AutoFreeze(keras.callbacks.Callback):
         if follower is None:
             return
         start = follower.look(self.percentile)
-        if start > follower.start and settling.pays(self._steps_left(batch), self.trace_cost):
+        more = start - follower.start
+        if more and follower.pays(more, self._steps_left(batch), self.trace_cost):
             follower.freeze(start)
             self.decisions.append(
                 {
@@ -196,6 +199,10 @@ class _Follower:
         if previous is None:
             return self.start
         return settling.first_unsettled(previous, moved.tolist(), self.start, percentile)
+
+    def pays(self, more: int, steps_left: int, trace_cost: int) -> bool:
+        """Whether freezing so many more blocks earns back the trace that it costs."""
+        return settling.pays(steps_left, trace_cost, more, len(self._blocks))
 
     def below(self, start: int) -> list[Any]:
         """The parts under block `start`: the stem, where there is one, and the blocks."""

@@ -94,9 +94,7 @@ def interpolate(model: Any, reference: Any, alpha: Any) -> Interpolation:
     >>> float(model.predict(np.ones((1, 1)), verbose=0)[0, 0])
     2.0
     """
-    every = sites(model)
-    if not every:
-        raise RuleError(f"{model.name!r} has no weights yet. Build the model first.")
+    every = _weights_of(model)
     shares = _shares(alpha, every)
     return Interpolation(shares, _values(reference, model, every))
 
@@ -176,7 +174,7 @@ def interpolation_curve(
     ... ).rows
     ({'alpha': 0.0, 'bias': 0.0}, {'alpha': 0.5, 'bias': 0.5}, {'alpha': 1.0, 'bias': 1.0})
     """
-    every = sites(model)
+    every = _weights_of(model)
     wanted = [_share(alpha) for alpha in alphas]
     if not wanted:
         raise RuleError("`alphas` is empty; pass numbers from 0 to 1.")
@@ -256,6 +254,13 @@ def _batches(data: Any, size: int) -> Iterable[Any]:
         return
     for batch in data:
         yield keras.utils.unpack_x_y_sample_weight(batch)[0]
+
+
+def _weights_of(model: Any) -> Sequence[Site]:
+    found = sites(model)
+    if not found:
+        raise RuleError(f"{model.name!r} has no weights yet. Build the model first.")
+    return found
 
 
 def _shares(alpha: Any, every: Sequence[Site]) -> list[tuple[Site, float]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_BACKWARD = 2 / 3  # gradients by weights and by inputs cost a forward pass each
 _BEYOND = 1e300  # stands for a change from nothing; percentiles of infinities are NaN
 
 
@@ -48,10 +49,17 @@ def _relative_change(old: float, new: float) -> float:
     return min(abs(old - new) / old, _BEYOND) if old else _BEYOND
 
 
-def pays(steps_left: int, trace_cost: int) -> bool:
-    """Whether enough steps are left to earn back the trace that a change of freezing costs.
+def pays(steps_left: int, trace_cost: float, frozen: int, blocks: int) -> bool:
+    """Whether the steps that are left earn back the trace that a change of freezing costs.
 
-    Both are counted in steps, so that a run that is repeated decides the same
-    on a faster machine.
+    A block that is frozen at the bottom saves its backward pass, two thirds of
+    what it takes of a step; the blocks are taken to be alike. All is counted
+    in steps, so that a run that is repeated decides the same on a faster machine.
+
+    Args:
+        steps_left: until training ends.
+        trace_cost: steps that a new trace takes as long as.
+        frozen: how many more blocks are to be frozen.
+        blocks: how many there are.
     """
-    return steps_left > trace_cost
+    return _BACKWARD * frozen / blocks * steps_left > trace_cost

@@ -88,10 +88,11 @@ def test_a_run_that_is_repeated_decides_the_same():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(("cost", "decides"), [(0, True), (31, False)])
+@pytest.mark.parametrize(("cost", "decides"), [(0, True), (12, False)])
 def test_nothing_is_frozen_that_would_not_earn_back_its_trace(cost, decides):
     freeze = kl.AutoFreeze(trace_cost=cost)
-    trained(freeze, epochs=8)  # 4 steps each: at most 24 are left at the first decision
+    # 4 steps each: at most 24 are left at the first decision, and 3 of 4 blocks save half of each.
+    trained(freeze, epochs=8)
     assert bool(freeze.decisions) == decides
 
 

@@ -153,6 +153,8 @@ class TestBadInput:
     def test_a_model_without_weights(self):
         with pytest.raises(kl.RuleError, match="Build"):
             kl.interpolate(models.subclassed(), [], 0.5)
+        with pytest.raises(kl.RuleError, match="Build"):
+            kl.interpolation_curve(models.subclassed(), [], [0.5], lambda model: 0.0)
 
 
 class TestCurve:

@@ -68,6 +68,9 @@ def test_a_network_that_diverges_has_settled_nowhere(broken):
     assert first_unsettled([1.0, 1.0, 1.0], [1.0, broken, broken], start=1) == 1
 
 
-def test_a_trace_is_earned_back_or_not_made():
-    assert pays(101, 100)
-    assert not pays(100, 100)
+@pytest.mark.parametrize(
+    ("steps_left", "frozen", "earned"), [(90, 4, True), (89, 4, False), (30, 12, True)]
+)
+def test_a_trace_is_earned_back_or_not_made(steps_left, frozen, earned):
+    """Of 12 blocks, 4 save two ninths of a step: 20 steps in 90."""
+    assert pays(steps_left, 19.9, frozen, blocks=12) == earned

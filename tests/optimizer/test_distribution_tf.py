@@ -18,7 +18,7 @@ pytestmark = pytest.mark.tensorflow_only
 
 SAME = [
     "rates", "momentum and decay", "Adam", "AdamW", "average", "changes", "changes under Adam",
-    "changes of an average", "loss scale", "schedule",
+    "changes of an average", "loss scale", "schedule", "decay to initial",
 ]  # fmt: skip
 CLIPPED = ["clipnorm", "global_clipnorm", "clipvalue"]
 

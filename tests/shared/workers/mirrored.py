@@ -50,6 +50,16 @@ CASES = {
     "Adam": case(lambda: optimizers.Adam(0.02)),
     "AdamW": case(lambda: optimizers.AdamW(0.02, weight_decay=0.3)),
     "average": case(lambda: optimizers.SGD(0.1, **ema)),
+    # The head's bias joins at a step, and is pulled to what it was then.
+    "decay to initial": case(
+        lambda: optimizers.AdamW(0.02, weight_decay=0.9),
+        rules={
+            "body": Rule(multiplier=0.5, weight_decay=5.0, decay_to="initial"),
+            "head/bias": Rule(frozen=True),
+            "*": Rule(decay_to="initial"),
+        },
+        callbacks=[Changing()],
+    ),
     "changes": case(lambda: optimizers.SGD(0.1, momentum=0.9), callbacks=[Changing()]),
     "changes under Adam": case(lambda: optimizers.Adam(0.02), callbacks=[Changing()]),
     "changes of an average": case(lambda: optimizers.SGD(0.1, **ema), callbacks=[Changing()]),
