@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 from keras import ops
 
 
@@ -38,12 +37,3 @@ class Update:
         self.per_weight(
             optimizer, position, variable, ops.cast(gradient, dtype), ops.cast(rate, dtype), shared
         )
-
-
-def update_of(optimizer: Any) -> Update | None:
-    """The fused update for `optimizer`, None where Keras's own has to do it."""
-    from keras_layerwise.backend import jax_updates, tensorflow_kernels
-
-    by_backend = {"tensorflow": tensorflow_kernels.UPDATES, "jax": jax_updates.UPDATES}
-    find = by_backend.get(keras.backend.backend(), {}).get(type(optimizer))
-    return find(optimizer) if find else None

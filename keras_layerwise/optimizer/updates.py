@@ -12,8 +12,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_layerwise.backend import fused, internals
+from keras_layerwise.backend import internals, jax_updates, tensorflow_kernels
 from keras_layerwise.backend import torch_foreach as foreach
+from keras_layerwise.backend.fused import Update
 from keras_layerwise.optimizer.plan import Plan
 from keras_layerwise.optimizer.setting import rate_of
 
@@ -49,6 +50,15 @@ def install(
         decay=updates.decay,
     )
     return updates
+
+
+_FUSED = {"tensorflow": tensorflow_kernels.UPDATES, "jax": jax_updates.UPDATES}
+
+
+def fused_update(optimizer: Any) -> Update | None:
+    """Gives the fused update for `optimizer`, None where Keras's own has to do it."""
+    find = _FUSED.get(internals.backend(), {}).get(type(optimizer))
+    return find(optimizer) if find else None
 
 
 class Step:
@@ -89,7 +99,7 @@ class Updates:
         self.optimizer, self.plan, self.multipliers = optimizer, plan, multipliers
         self.initial = initial
         self.in_groups = internals.updates_at_once(optimizer)
-        self.fused = fused.update_of(optimizer) if use_fused else None
+        self.fused = fused_update(optimizer) if use_fused else None
         self.foreach = foreach.update_of(optimizer) if use_fused and self.in_groups else None
         self.of_all = internals.update_of_all(optimizer)
         self.replaced: frozenset[str] = frozenset()

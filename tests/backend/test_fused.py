@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_layerwise.backend import fused
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
 from keras_layerwise.optimizer.rules import Rule
+from keras_layerwise.optimizer.updates import fused_update
 
 optimizers = keras.optimizers
 BACKEND = keras.backend.backend()
@@ -25,7 +25,7 @@ class Subclass(optimizers.Adam):
     ],
 )
 def test_which_optimizer_has_an_update_of_its_own(kind, backends):
-    assert (fused.update_of(kind()) is not None) == (BACKEND in backends)
+    assert (fused_update(kind()) is not None) == (BACKEND in backends)
 
 
 def train(optimizer, dtype="float32", steps=100, unfreeze=None):
