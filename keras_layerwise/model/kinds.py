@@ -80,9 +80,9 @@ def enlarges(operation: Any, taken: Sequence[Any], made: Sequence[Any]) -> bool:
         return False
     if None not in (*before, *after):
         return bool(math.prod(after) * 2 >= math.prod(before) * 3)
-    return _ENLARGES.search(type(operation).__name__) is not None and (
-        "Transpose" not in type(operation).__name__ or max(operation.strides) > 1
-    )
+    if _ENLARGES.search(type(operation).__name__) is None:
+        return False
+    return "Transpose" not in type(operation).__name__ or bool(max(operation.strides) > 1)
 
 
 def owners_in(layer: Any) -> list[Any]:
