@@ -43,6 +43,12 @@ class Columns:
     values: Floats
 
 
+def within(records: Records, first: int, last: int) -> Records:
+    """The records from the step `first` to the step `last`."""
+    start, end = np.searchsorted(records.steps, [first, last + 1])
+    return Records(records.steps[start:end], records.times[start:end], records.values[start:end])
+
+
 def join(records: Records, limit: int, reads: str = "rising") -> Columns:
     """Joins records into at most `limit` columns.
 

@@ -24,10 +24,17 @@ def describe(run: Run) -> dict[str, Any]:
         ],
         "facts": {name: asdict(one) for name, one in facts.items()},
         "reference": next((s.series.reference for s in drift if s.series.reference), None),
-        "rows": [asdict(row) for row in run.rows(first)],
+        "rows": run.rows(first),
         "stamps": {topic: [s.stamp for s in sources] for topic, sources in by_topic.items()},
         "ended": max((source.ended for source in run.sources), default=None),
     }
+
+
+def shared_rows(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs of `describe` as they are sent: the runs of a sweep have the same rows, sent once."""
+    places: dict[tuple[schema.Row, ...], int] = {}
+    runs = [run | {"rows": places.setdefault(run["rows"], len(places))} for run in told]
+    return {"runs": runs, "rows": [[asdict(row) for row in rows] for rows in places]}
 
 
 def with_turns(changes: list[dict[str, Any]], turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -53,7 +60,7 @@ def broken(name: str, problems: list[str], error: Exception) -> dict[str, Any]:
         "statistics": [],
         "facts": {},
         "reference": None,
-        "rows": [],
+        "rows": (),
         "stamps": {},
         "ended": None,
         "alarms": [],

@@ -15,8 +15,8 @@ from werkzeug import wrappers
 
 from keras_layerwise.storage import schema
 from keras_layerwise.tab import metrics, tables
-from keras_layerwise.tab.describing import broken, describe, with_turns
-from keras_layerwise.tab.reading import Matrix, Reader, UnknownRunError
+from keras_layerwise.tab.describing import broken, describe, shared_rows, with_turns
+from keras_layerwise.tab.reading import Matrix, Reader, Run, UnknownRunError
 from keras_layerwise.tab.sheets import differing
 
 CHARTS = "vendor/plotly.js-cartesian-dist-min-4.1.1/plotly-cartesian.min.js"
@@ -103,35 +103,43 @@ class LayerwisePlugin(base_plugin.TBPlugin):
                 answer.append(describe(run) | told)
             except Exception as error:  # one broken run must not hide the others
                 answer.append(broken(run.name, run.problems, error))
-        return http_util.Respond(request, {"runs": answer}, "application/json")
+        return http_util.Respond(request, shared_rows(answer), "application/json")
 
     @_answering
     def _matrix(self, request: wrappers.Request) -> wrappers.Response:
-        packed = self._values(request, _argument(request, "run"))
+        ctx, experiment = _asked_for(request)
+        run = self._reader.run(ctx, experiment, _argument(request, "run"))
+        packed = self._values(request, run)
         return http_util.Respond(request, packed, "application/octet-stream")
 
     @_answering
     def _matrices(self, request: wrappers.Request) -> wrappers.Response:
         """The matrices of several runs; of one that can not be read, what is wrong with it."""
+        ctx, experiment = _asked_for(request)
+        names = request.args.getlist("run")
+        runs = self._reader.runs(ctx, experiment, names)
         parts = []
-        for name in request.args.getlist("run"):
+        for name in names:
             try:
-                packed = self._values(request, name)
+                if name not in runs:
+                    raise UnknownRunError(f"No run {name!r} with layerwise data.")
+                packed = self._values(request, runs[name])
             except (ValueError, LookupError, RecursionError) as error:
                 packed = _with_header({"error": str(error)}, b"")
             parts.append(struct.pack("<I", len(packed)) + packed)
         return http_util.Respond(request, b"".join(parts), "application/octet-stream")
 
-    def _values(self, request: wrappers.Request, name: str) -> bytes:
+    def _values(self, request: wrappers.Request, run: Run) -> bytes:
         ctx, experiment = _asked_for(request)
         limit = min(max(_number(request, "columns"), _COLUMNS[0]), _COLUMNS[1])
         matrix = self._reader.matrix(
             ctx,
             experiment,
-            self._reader.run(ctx, experiment, name),
+            run,
             _argument(request, "topic"),
             limit,
             quick=request.args.get("quick") == "1",
+            span=_span(request),
         )
         return _packed(matrix)
 
@@ -236,9 +244,16 @@ def _argument(request: wrappers.Request, name: str) -> str:
 
 def _number(request: wrappers.Request, name: str) -> int:
     text = _argument(request, name)
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
         raise errors.InvalidArgumentError(f"{name!r} must be a whole number; received {text!r}.")
     return int(text)
+
+
+def _span(request: wrappers.Request) -> tuple[int, int] | None:
+    """The steps that are asked for, None for all."""
+    if "first" not in request.args:
+        return None
+    return _number(request, "first"), _number(request, "last")
 
 
 def _packed(matrix: Matrix) -> bytes:

@@ -18,7 +18,7 @@ from tensorboard.data.provider import RunTagFilter
 from keras_layerwise.storage import schema
 from keras_layerwise.storage.reading import merge_rows, message_of, series_of
 from keras_layerwise.tab.cache import Cache
-from keras_layerwise.tab.columns import Columns, Records, join
+from keras_layerwise.tab.columns import Columns, Records, join, within
 from keras_layerwise.tab.naming import renamed, stable
 from keras_layerwise.tab.sheets import Sheet, sheet, stable_names
 
@@ -196,7 +196,14 @@ class Reader:
         return found
 
     def matrix(
-        self, ctx: Any, experiment: str, run: Run, topic: str, limit: int, quick: bool = False
+        self,
+        ctx: Any,
+        experiment: str,
+        run: Run,
+        topic: str,
+        limit: int,
+        quick: bool = False,
+        span: tuple[int, int] | None = None,
     ) -> Matrix:
         """The vectors on `topic` in at most `limit` columns.
 
@@ -208,6 +215,7 @@ class Reader:
             limit: most columns.
             quick: reads no more records than there are columns, unless the
                 whole is remembered; says so in `Matrix.exact`.
+            span: the first and the last step that are wanted; all by default.
 
         Raises:
             UnknownRunError: where the run has nothing on that topic.
@@ -216,7 +224,8 @@ class Reader:
         sources = run.of(topic)
         if not sources:
             raise UnknownRunError(f"Run {run.name!r} has no {topic!r}.")
-        key = ("matrix", experiment, _stamps(sources), tuple(run.names.items()), limit)
+        quick = quick and span is None  # picked records need not lie in the span
+        key = ("matrix", experiment, _stamps(sources), tuple(run.names.items()), limit, span)
         for kind in ("whole", "quick") if quick else ("whole",):
             found: Matrix | None = self._cache.get((kind, *key))
             if found is not None:
@@ -224,6 +233,8 @@ class Reader:
         rows = run.rows(sources)
         most = limit + 1 if quick else EVERYTHING
         records, whole = self._records(ctx, experiment, run, sources, rows, most)
+        if span is not None:
+            records = within(records, *span)
         facts = schema.facts_of(sources[0].series)
         matrix = Matrix(rows, join(records, limit, facts.reads if facts else "rising"), whole)
         kind = "whole" if whole else "quick"

@@ -85,11 +85,13 @@ def _members(mapping: Mapping[str, Any], accepted: Any) -> dict[str, Any]:
 
 
 def stable_names(message: Any) -> dict[str, str]:
-    """Names of layers in the process that trained to those that the record has for them."""
+    """Names of layers in the process that trained to others that the record has for them."""
     layers = message.get("layers") if isinstance(message, dict) else None
     if not isinstance(layers, dict):
         return {}
-    return {there: here for here, there in layers.items() if isinstance(there, str)}
+    return {
+        there: here for here, there in layers.items() if isinstance(there, str) and there != here
+    }
 
 
 def differing(sheets: Iterable[Sheet]) -> list[str]:

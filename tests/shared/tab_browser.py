@@ -22,6 +22,13 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# TensorBoard imports TensorFlow where there is one, which takes seconds and serves no page of ours.
+SERVER = """
+import sys
+sys.modules["tensorflow"] = None
+from tensorboard.main import run_main
+run_main()
+"""
 PATIENCE = 120.0  # seconds until something is taken to have failed; nothing is timed by it
 DRAWN = "body[data-drawn]"
 STRIP = 10  # pixels of a panel before its first column
@@ -72,7 +79,7 @@ class Board:
 def tensorboard(logdir, *arguments, load_fast=True, reload_interval=1):
     port = free_port()
     command = [
-        *(sys.executable, "-m", "tensorboard.main"),
+        *(sys.executable, "-c", SERVER),
         *("--logdir", str(logdir), "--port", str(port), "--host", "127.0.0.1"),
         *("--load_fast", str(load_fast).lower(), "--reload_interval", str(reload_interval)),
         *arguments,
@@ -111,10 +118,24 @@ def tab(page):
     return frame
 
 
-def opened(page, board, **choices):
-    query = "".join(f"&p.layerwise.{k}={urllib.parse.quote(v)}" for k, v in choices.items())
-    page.goto(f"{board.url}#layerwise{query}")
+def _address(choices):
+    return "#layerwise" + "".join(
+        f"&p.layerwise.{key}={urllib.parse.quote(value)}" for key, value in choices.items()
+    )
+
+
+def in_tensorboard(page, board, **choices):
+    """The tab in TensorBoard's own page."""
+    page.goto(board.url + _address(choices))
     return tab(page)
+
+
+def opened(page, board, **choices):
+    """The tab's frame as a page: it is the same, without the seconds that TensorBoard's takes."""
+    page.goto("about:blank")  # another address of the same page would not load it
+    page.goto(f"{board.url}data/plugin_entry.html?name=layerwise{_address(choices)}")
+    page.locator(DRAWN).wait_for(timeout=PATIENCE * 1000)
+    return page
 
 
 def chosen(page):

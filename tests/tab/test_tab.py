@@ -145,6 +145,12 @@ def ask(board, route, **parameters):
     return json.loads(body)
 
 
+def listed(board):
+    """The runs by name, each with its own rows."""
+    answer = ask(board, "runs")
+    return {run["name"]: run | {"rows": answer["rows"][run["rows"]]} for run in answer["runs"]}
+
+
 def matrix(board, **parameters):
     status, _, body = board.get("data/plugin/layerwise/matrix", **parameters)
     assert status == 200, body
@@ -222,7 +228,7 @@ class TestJoin:
 
 class TestRuns:
     def test_the_directories_of_a_run_are_one_run(self, board):
-        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        runs = listed(board)
         assert not any(name.endswith(("/drift", "/rates")) for name in runs)
         good = runs["good"]
         assert good["statistics"] == ["l2"]
@@ -243,7 +249,7 @@ class TestRuns:
             assert header["rows"] == [row.name for row in LAYERS]
 
     def test_what_is_broken_breaks_its_own_run(self, board):
-        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        runs = listed(board)
         assert len(matrix(board, run="good", topic="l2", columns=100)[0]["rows"]) == 3
         assert "Not plugin data" in runs["foreign/unparsed"]["problems"][0]
         assert "unreadable message" in runs["foreign/wrong_message"]["problems"][0]
@@ -259,11 +265,11 @@ class TestRuns:
         assert b"no record" in body
 
     def test_messages_of_one_step_arrive_once_each(self, board):
-        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        runs = listed(board)
         assert [alarm["row"] for alarm in runs["said_twice"]["alarms"]] == ["a", "b"]
 
     def test_what_was_frozen_or_unfrozen_in_between_is_told_once(self, board):
-        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        runs = listed(board)
         told = {(c["what"], c["row"], c["step"]) for c in runs["turns"]["changes"]}
         assert told == {("unfrozen", "b/kernel", 15), ("unfrozen", "a", 10), ("frozen", "c", 20)}
 
@@ -302,9 +308,17 @@ class TestMatrix:
         assert exact == quick
         np.testing.assert_array_equal(found, again)
 
+    def test_a_span_of_steps_has_each_of_its_records(self, board, values):
+        header, found = matrix(board, run="good", topic="l2", columns=50, first=1200, last=1249)
+        assert header["first"] == header["last"] == STEPS[1200:1250]
+        assert header["exact"]
+        np.testing.assert_array_equal(found, values[1200:1250].T)
+        nothing, _ = matrix(board, run="good", topic="l2", columns=50, first=5000, last=6000)
+        assert nothing["first"] == []
+
     def test_series_of_other_rows_are_one_picture(self, board):
-        (listed,) = (run for run in ask(board, "runs")["runs"] if run["name"] == "grown")
-        assert [row["name"] for row in listed["rows"]] == ["a", "b", "c"]
+        grown = listed(board)["grown"]
+        assert [row["name"] for row in grown["rows"]] == ["a", "b", "c"]
         header, found = matrix(board, run="grown", topic="l2", columns=100)
         assert header["rows"] == ["a", "b", "c"]
         assert header["first"] == [0, 1, 2]
@@ -351,7 +365,7 @@ class TestOneBadRun:
         assert "'timeline' can not be [None]" in answer["problems"]["broken/null-in-timeline"]
 
     def test_what_is_no_mark_is_a_problem_of_its_run(self, board):
-        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        runs = listed(board)
         assert "unreadable" in runs["broken/bad-alarm"]["problems"][0]
         (change,) = runs["broken/bad-change"]["changes"]
         assert (change["old"], change["new"]) == ("[null]", '{"a": []}')
@@ -374,7 +388,7 @@ class TestOneBadRun:
 
 class TestStableNames:
     def test_two_models_of_one_process_share_their_rows(self, board):
-        runs = {run["name"]: run for run in ask(board, "runs")["runs"]}
+        runs = listed(board)
         shared = ["dense", "dense (non-trainable)", "head"]
         for name in ("stable/first", "stable/second"):
             assert [row["name"] for row in runs[name]["rows"]] == shared

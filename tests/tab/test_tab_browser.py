@@ -1,14 +1,12 @@
 """The tab in a real browser, on a started TensorBoard, over logs from a real ``fit``."""
 
+import contextlib
 import csv
 import itertools
 import json
-import os
 import re
-import shutil
 import threading
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,7 +15,7 @@ import pytest
 import keras_layerwise as kl
 from keras_layerwise.storage import schema
 from tests.shared import tab_browser
-from tests.shared.tab_browser import chosen, labels, opened, point_at, settle
+from tests.shared.tab_browser import chosen, in_tensorboard, labels, opened, point_at, settle
 from tests.shared.tab_logs import HOSTILE, growing, rows, write_drift, write_rates, write_record
 
 pytest.importorskip(
@@ -84,9 +82,9 @@ def logs(tmp_path_factory):
     return root, histories, run.name
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["fast", "slow"])
-def board(request, logs):
-    with tab_browser.tensorboard(logs[0], load_fast=request.param) as found:
+@contextlib.contextmanager
+def started(logs, load_fast):
+    with tab_browser.tensorboard(logs[0], load_fast=load_fast) as found:
 
         def loaded():
             runs = json.loads(found.get("data/plugin/layerwise/runs")[2])["runs"]
@@ -96,20 +94,34 @@ def board(request, logs):
         yield found
 
 
+@pytest.fixture(scope="module")
+def board(logs):
+    with started(logs, load_fast=True) as found:
+        yield found
+
+
+def hovered_is_recorded(page, board, history):
+    tab = opened(page, board, runs=ONE, stat="l2")
+    layers, steps = history["layers"], history["step"]
+    row, column = layers.index("head"), 3
+    point_at(page, tab, "head", column, len(steps))
+    tooltip = tab.locator("#tooltip")
+    tooltip.wait_for()
+    assert tooltip.locator("strong").inner_text() == "head"
+    assert tooltip.locator(".step").inner_text() == f"step {steps[column]}"
+    shown = np.float32(tooltip.locator(".value").inner_text())
+    assert shown == np.float32(history["l2"][column, row])
+    assert shown != 0
+
+
 class TestPictures:
     def test_the_number_in_the_hover_is_the_number_in_the_history(self, page, board, logs):
-        history = logs[1][FULL]
-        tab = opened(page, board, runs=ONE, stat="l2")
-        layers, steps = history["layers"], history["step"]
-        row, column = layers.index("head"), 3
-        point_at(page, tab, "head", column, len(steps))
-        tooltip = tab.locator("#tooltip")
-        tooltip.wait_for()
-        assert tooltip.locator("strong").inner_text() == "head"
-        assert tooltip.locator(".step").inner_text() == f"step {steps[column]}"
-        shown = np.float32(tooltip.locator(".value").inner_text())
-        assert shown == np.float32(history["l2"][column, row])
-        assert shown != 0
+        hovered_is_recorded(page, board, logs[1][FULL])
+
+    # What the loaders give is compared in test_tab.py; the page asks both the same.
+    def test_the_slow_loader_shows_the_same(self, page, logs):
+        with started(logs, load_fast=False) as slow:
+            hovered_is_recorded(page, slow, logs[1][FULL])
 
     def test_layers_are_in_the_models_order_and_marked(self, page, board, logs):
         tab = opened(page, board, runs=ONE)
@@ -127,8 +139,8 @@ class TestPictures:
         tab = opened(page, board, runs=json.dumps([logs[2]]))
         assert label() == ["⚠", "❄", "head"]
         settle(tab, lambda: tab.locator("#runs label", has_text=FULL).click())
-        # The second run knows the parts of its network, so that the part is named too.
-        assert label() == ["⚠", "(❄)", "head", "·", "head"]
+        # The second run knows the parts of its network: a part named as its layer is said once.
+        assert label() == ["⚠", "(❄)", "head"]
         for panel, frozen in enumerate([True, False]):
             point_at(page, tab, "head", 3, 40, panel)
             tab.locator("#tooltip strong", has_text="head").wait_for()
@@ -308,7 +320,7 @@ class TestTensorBoard:
         assert tab_browser.tab(page).locator("#heatmap").is_visible()
 
     def test_dark_mode_follows(self, page, board):
-        tab = opened(page, board, layers='["head"]')
+        tab = in_tensorboard(page, board, layers='["head"]')
         paper = "chart => getComputedStyle(chart.querySelector('.main-svg')).backgroundColor"
 
         def brightness():
@@ -322,7 +334,7 @@ class TestTensorBoard:
         assert max(brightness()) < 80
 
     def test_choices_are_kept_in_the_address(self, page, board):
-        tab = opened(page, board)
+        tab = in_tensorboard(page, board)
         settle(tab, lambda: tab.locator("#statistic").select_option("cosine"))
         settle(tab, lambda: tab.get_by_text("Logarithmic", exact=True).click())
         settle(tab, lambda: tab.locator("#runs label", has_text=DECAY).click())
@@ -339,7 +351,7 @@ class TestTensorBoard:
         tab_browser.wait_for(lambda: chosen(page) == kept, "the choices in the address")
 
     def test_another_address_is_followed(self, page, board):
-        tab = opened(page, board, stat="cosine")
+        tab = in_tensorboard(page, board, stat="cosine")
         address = f"{board.url}#layerwise&p.layerwise.stat=l2"
         settle(tab, lambda: page.evaluate("url => { location = url }", address))
         assert tab.locator("#statistic").input_value() == "l2"
@@ -459,24 +471,6 @@ class TestFiles:
         np.testing.assert_array_equal(np.array(lines[-1][2:], "f4"), history["l2"][-1].astype("f4"))
 
 
-class TestScreenshot:
-    """The README's: ``KERAS_LAYERWISE_SCREENSHOT=docs/tab.png pytest -k Screenshot``."""
-
-    def test_the_page_as_the_readme_shows_it(self, page, logs, tmp_path):
-        for name in (FULL, DECAY):
-            shutil.copytree(logs[0] / name, tmp_path / "logs" / name)
-        page.set_viewport_size({"width": 1360, "height": 1180})
-        with tab_browser.tensorboard(tmp_path / "logs") as board:
-            choices = {"runs": BOTH, "scale": "log", "layers": '["stem", "block_3", "head"]'}
-            tab = opened(page, board, **choices)
-            tab.locator("#heatmap .panel[data-painted]").nth(1).wait_for()
-            point_at(page, tab, "block_3", 25, 40)
-            tab.locator("#tooltip").wait_for()
-            path = os.environ.get("KERAS_LAYERWISE_SCREENSHOT", tmp_path / "tab.png")
-            page.screenshot(path=path)
-        assert Path(path).stat().st_size > 50_000
-
-
 class TestAccess:
     def test_keys_alone_reach_layers_and_statistics(self, page, board):
         tab = opened(page, board, runs=ONE)
@@ -521,7 +515,7 @@ class TestAccess:
             .locator("button, a")
             .evaluate_all("all => all.map(e => e.ariaLabel || e.textContent)")
         )
-        assert len(names) == len(set(names)) == 9
+        assert len(names) == len(set(names)) == 10
         label = tab.locator("#heatmap").get_attribute("aria-label")
         assert "alarm" in label
         assert "table below" in label

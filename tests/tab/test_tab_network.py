@@ -1,13 +1,15 @@
 """The tab's page over a network with an outline, a sweep, and runs that are not whole."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from keras_layerwise.storage import schema
 from tests.shared import tab_browser
-from tests.shared.tab_browser import chosen, labels, opened, point_at, settle
+from tests.shared.tab_browser import chosen, in_tensorboard, labels, opened, point_at, settle
 from tests.shared.tab_logs import (
     growing,
     network,
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.skipif(
 STEPS = list(range(0, 1000, 20))
 FROZEN = ["stem", "block/0/block_0", "block/1/block_1"]
 UNFROZEN = 500
+FINE = 3000  # records, more than a picture has room for
 TURNED = "layer\u202eevil\x07"
 LONG = ["n" * 5000 + f"/{i}" for i in range(8)]
 PARTS = ["stem/conv", *(f"part:block/{i}/block_{i}" for i in range(17)), "norm_BN", "classes"]
@@ -75,6 +78,9 @@ def board(tmp_path_factory):
     write_network(root / "net" / "b", seed=1, leaking=False)
     write_sweep(root, 30)
     write_broken_runs(root / "broken")
+    fine = np.arange(FINE)
+    values = {"l2": np.stack([fine + 1, np.full(FINE, 1)], axis=1)}
+    write_drift(root / "fine", ["l2"], rows("grows", "stays"), fine, values)
     values = growing(STEPS, len(LONG))
     write_drift(root / "long" / ("r" * 200), ["l2"], rows(*LONG), STEPS, {"l2": values})
     write_drift(root / "turned", ["l2"], rows(TURNED, "head"), STEPS, {"l2": values[:, :2]})
@@ -82,7 +88,7 @@ def board(tmp_path_factory):
 
         def loaded():
             runs = json.loads(found.get("data/plugin/layerwise/runs")[2])["runs"]
-            return len(runs) == 2 + 30 + 8 + 2 and all(
+            return len(runs) == 2 + 30 + 8 + 3 and all(
                 run["stamps"] for run in runs if "broken" not in run["name"]
             )
 
@@ -141,7 +147,7 @@ class TestTree:
         ]
         assert json.loads(chosen(page)["open"]) == ["part:block/3/block_3"]
         page.reload()
-        frame = tab_browser.tab(page)
+        frame.locator(tab_browser.DRAWN).wait_for()
         assert frame.locator("#heatmap .item.level2").count() == 6
 
     def test_keys_move_through_the_tree_and_open_it(self, page, board):
@@ -286,7 +292,7 @@ class TestSweep:
         assert height < 4000
         shown = frame.locator("#heatmap .head").all_inner_texts()
         assert len(set(shown)) == 30
-        assert len(set(frame.locator("#runs .name").all_inner_texts())) == 42
+        assert len(set(frame.locator("#runs .name").all_inner_texts())) == 43
 
     def test_runs_are_filtered_by_expression(self, page, board):
         frame = opened(page, board, runs=runs("net/a"))
@@ -339,6 +345,95 @@ class TestCursor:
         settle(frame, lambda: frame.locator("#drift-reset").click())
         assert "zoom" not in chosen(page)
 
+    def test_a_zoom_shows_each_record(self, page, board):
+        frame = opened(page, board, runs=runs("fine"), zoom="1000-1019")
+        for column in (0, 13, 19):
+            point_at(page, frame, "grows", column, 20)
+            step = frame.locator("#tooltip .step", has_text=f"step 1,{column:03d}")
+            step.wait_for()
+            assert step.inner_text() == f"step 1,{column:03d}"
+            assert frame.locator("#tooltip .value").inner_text() == str(1001 + column)
+        assert frame.locator("#drift-note").inner_text() == ""
+
+
+class TestBrushing:
+    def drag(self, page, frame, chart, point):
+        """Drags over one point of a chart, given as its trace and its place in it."""
+        found = frame.locator(chart)
+        found.scroll_into_view_if_needed()
+        x, y = found.evaluate(
+            """(chart, [trace, i]) => {
+                const { xaxis, yaxis } = chart._fullLayout, { x, y } = chart.data[trace];
+                const box = chart.getBoundingClientRect();
+                return [box.left + xaxis._offset + xaxis.d2p(x[i]),
+                        box.top + yaxis._offset + yaxis.d2p(y[i])];
+            }""",
+            point,
+        )
+        page.mouse.move(x - 9, y - 9)
+        page.mouse.down()
+        page.mouse.move(x, y)
+        page.mouse.move(x + 9, y + 9)
+        page.mouse.up()
+
+    def test_runs_brushed_in_a_chart_stay_in_the_table_and_others_fade(self, page, board):
+        frame = opened(page, board, runs=runs("net/a", "net/b"))
+        ends = frame.locator("#forget").evaluate(
+            "c => c.data.flatMap((t, i) => t.marker?.size === 10 ? [[i, t.customdata[0]]] : [])"
+        )
+        (trace,) = (i for i, name in ends if name == "net/a")
+        self.drag(page, frame, "#forget", [trace, 0])
+        names = frame.locator("#sweep tbody th")
+        tab_browser.wait_for(lambda: names.all_inner_texts() == ["net/a"], "the table")
+        assert json.loads(chosen(page)["brush"]) == ["net/a"]
+        faded = "c => c.data.filter(t => t.opacity < 0.2).map(t => t.customdata[0])"
+        tab_browser.wait_for(
+            lambda: set(frame.locator("#forget").evaluate(faded)) == {"net/b"}, "the chart"
+        )
+        frame.locator("#all-runs").click()
+        assert names.all_inner_texts() == ["net/a", "net/b"]
+
+    def test_layers_brushed_in_a_chart_are_shown_as_lines(self, page, board):
+        frame = opened(page, board, runs=runs("net/a"))
+        last = frame.locator("#scatter").evaluate("c => c.data[0].x.length - 1")
+        settle(frame, lambda: self.drag(page, frame, "#scatter", [0, last]))
+        assert "classes" in json.loads(chosen(page)["layers"])
+        assert frame.locator("#lines .annotation").count() >= 1
+
+
+class TestRunFilter:
+    def test_the_filter_of_tensorboards_dashboards_is_followed(self, page, board):
+        address = f"{board.url}?runFilter=TRIAL-00%5B0-4%5D%24#layerwise"
+        page.goto(address)
+        frame = tab_browser.tab(page)
+        assert frame.locator("#runs .run").count() == 5
+        page.evaluate("history.replaceState(null, '', '?runFilter=net%2F' + location.hash)")
+        settle(frame, lambda: page.locator(".reload-button").click())
+        assert frame.locator("#run-filter").input_value() == "net/"
+        assert frame.locator("#runs .run").count() == 2
+
+
+class TestNotebook:
+    def test_the_tab_works_in_the_frame_of_a_notebook(self, page, board):
+        """As `%tensorboard` shows it: in a frame of a page of another port."""
+        notebook = f"http://127.0.0.1:{tab_browser.free_port()}/notebook"
+        page.route(
+            notebook,
+            lambda route: route.fulfill(
+                content_type="text/html",
+                body=f'<iframe id="tensorboard-frame" width="100%" height="800" frameborder="0" '
+                f'src="{board.url}#layerwise"></iframe>',
+            ),
+        )
+        page.goto(notebook)
+        outer = page.frame_locator("#tensorboard-frame")
+        frame = outer.frame_locator("iframe[src*='plugin_entry.html?name=layerwise']")
+        frame.locator(tab_browser.DRAWN).wait_for()
+        assert frame.locator("#heatmap .panel[data-painted]").count()
+        settle(frame, lambda: frame.locator("input[name=scale][value=log]").locator("..").click())
+        address = next(inner.url for inner in page.frames if inner.url.startswith(board.url))
+        assert "p.layerwise.scale=log" in address
+
 
 class TestAccess:
     @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -348,18 +443,35 @@ class TestAccess:
         if dark:
             page.goto(f"{board.url}?darkMode=true#layerwise")
         choices = {"runs": runs("net/a", "net/b", *SWEEP[:2]), "pair": json.dumps(SWEEP[:2])}
-        frame = opened(page, board, **choices, layers=runs("classes"))
+        frame = in_tensorboard(page, board, **choices, layers=runs("classes"))
         frame.locator("#table summary").click()
         inner = page.frames[-1]
         found = Axe().run(inner).response["violations"]
         assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
 
 
+class TestScreenshots:
+    """The docs': ``KERAS_LAYERWISE_SCREENSHOTS=docs pytest tests/tab -k Screenshots``."""
+
+    def test_the_page_as_the_docs_show_it(self, page, board, tmp_path):
+        folder = Path(os.environ.get("KERAS_LAYERWISE_SCREENSHOTS", tmp_path))
+        page.set_viewport_size({"width": 1360, "height": 1000})
+        shown = {"open": json.dumps(["part:block/1/block_1"]), "scale": "log", "runfilter": "^net/"}
+        frame = in_tensorboard(page, board, runs=runs("net/a", "net/b"), **shown)
+        frame.locator("#heatmap .panel[data-painted]").nth(1).wait_for()
+        page.screenshot(path=folder / "tab.png")
+        frame = opened(page, board, runs=json.dumps(SWEEP[::3]), sort="result:final loss")
+        frame.locator("#sweep-card").screenshot(path=folder / "tab-sweep.png")
+        assert all(
+            (folder / f"{name}.png").stat().st_size > 30_000 for name in ("tab", "tab-sweep")
+        )
+
+
 class TestServer:
     def test_what_was_drawn_stays_when_the_server_goes(self, page, tmp_path):
         write_network(tmp_path / "run")
         with tab_browser.tensorboard(tmp_path) as own:
-            frame = opened(page, own)
+            frame = in_tensorboard(page, own)
             frame.locator("#heatmap .panel").wait_for()
             gone = {"status": 200, "body": "gone", "headers": {"content-type": "text/plain"}}
             page.route("**/layerwise/runs", lambda route: route.fulfill(**gone))

@@ -2,20 +2,21 @@
 
 import { alarmsOf, showAlarms } from "./alarms.js";
 import { colourAt, theme } from "./charts.js";
-import { choices, keep, listOf, takeAddress, toggled } from "./choices.js";
-import { showComparison, showForgetting, showLines, showRates, showRatios, showRecords, showSweep } from "./cards.js";
+import { choices, keep, listOf, takeAddress, toggled, zoomSpan } from "./choices.js";
+import { showCharts, showComparison, showLines, showRecords, showSweep } from "./cards.js";
 import { beat, fetchMatrices, fetchRecords, fetchRuns } from "./data.js";
 import { byId } from "./dom.js";
 import { drawnPicture, hideTooltip, onZoomed, openAll, showDrift, showTables } from "./drift.js";
 import { columnsFor } from "./heatmap.js";
 import { DISTANCES, heldStates } from "./held.js";
-import { listen, onAddress, onTheme, readChoices, tensorBoardFilter } from "./host.js";
+import { changedFilter, colourNumbers, listen, onAddress, onTheme, readChoices, runColour } from "./host.js";
 import { marksOf } from "./marks.js";
 import { saveChart, saveHeatmap } from "./pictures.js";
 import { LABELS, kindOf } from "./scale.js";
 import { FIELDS, RADIOS, showControls, showKey, showRuns } from "./side.js";
 import { matcher } from "./text.js";
 import { treeOf } from "./tree.js";
+import { between, joins } from "./values.js";
 
 const RUNS_AT_FIRST = 6; // more pictures than this are asked for, not shown unasked
 const HEARTBEAT = 10_000; // milliseconds
@@ -29,7 +30,8 @@ let answered = null; // when the server last did
 
 const marked = new WeakMap();
 const marks = (run) => marked.get(run) ?? marked.set(run, marksOf(run)).get(run);
-const colourOf = (run) => colourAt(look, runs.indexOf(run));
+let numbers = null; // of TensorBoard's colours, where they tell the runs apart
+const colourOf = (run) => (numbers ? runColour(numbers.get(run.name), look.dark) : colourAt(look, runs.indexOf(run)));
 
 function chosenRuns() {
   const names = choices.runs ? listOf("runs") : runs.slice(0, RUNS_AT_FIRST).map((run) => run.name);
@@ -111,9 +113,10 @@ async function refresh() {
   await library;
   if (stale()) return;
   const whole = { ...shared, ...answer, panels: drawnPicture()?.panels ?? [], scale: drawnPicture()?.scales.weights };
-  await Promise.all([showSweep(whole), showRecords(whole)]);
+  showSweep(whole);
+  await showRecords(whole);
   if (stale()) return;
-  await Promise.all([showRates(whole), showForgetting(whole), showRatios(whole), showComparison(whole)]);
+  await Promise.all([showCharts(whole), showComparison(whole)]);
   if (!stale()) document.body.dataset.drawn = String(mine);
 }
 
@@ -127,10 +130,12 @@ function showEmpty(chosen, current) {
     : "No run is chosen: choose one in the list of runs.";
 }
 
-// A quick first view, then every record; what is already whole is drawn once.
+// A quick first view, then every record, then those of the steps that are zoomed to; what is
+// already whole is drawn once.
 async function showPictures(shared, problems) {
-  const { chosen, columns, statistic: current, stale, tree } = shared;
+  const { chosen, columns, statistic: current, stale } = shared;
   const logged = chosen.filter((run) => run.stamps[current]);
+  const span = zoomSpan();
   for (const quick of [true, false]) {
     if (!quick) await new Promise((resolve) => setTimeout(resolve, IDLE));
     if (stale()) return;
@@ -141,17 +146,28 @@ async function showPictures(shared, problems) {
     const distances = whole ? await distancesOf(found, current, columns) : new Map();
     if (stale()) return;
     const panels = found.map(({ run, matrix }) => ({
-      run, matrix, marks: marks(run), colour: colourOf(run),
+      run, matrix: between(matrix, span), marks: marks(run), colour: colourOf(run),
       held: distances.has(run) ? heldStates(run, distances.get(run), marks(run)) : null,
     }));
-    byId("drift-card").removeAttribute("aria-busy");
-    showDrift({ ...shared, panels: panels.map((panel) => ratesByLayer(panel, current)), onPick: shared.pickLayer, tree });
+    await drawPictures(shared, panels);
     showProblems([...problems, ...answers.filter(({ error }) => error).map(({ run, error }) => `${run.name}: ${error}`)]);
-    await library;
-    if (stale()) return;
-    await showLines({ ...shared, panels });
-    if (whole) return;
+    if (!whole) continue;
+    if (!stale() && span && panels.some(({ matrix }) => joins(matrix))) await drawPictures(shared, await finer(panels, shared, span));
+    return;
   }
+}
+
+async function drawPictures(shared, panels) {
+  if (shared.stale()) return;
+  byId("drift-card").removeAttribute("aria-busy");
+  showDrift({ ...shared, panels: panels.map((panel) => ratesByLayer(panel, shared.statistic)), onPick: shared.pickLayer });
+  await library;
+  if (!shared.stale()) await showLines({ ...shared, panels });
+}
+
+async function finer(panels, { statistic: current, columns }, span) {
+  const answers = await fetchMatrices(panels.map(({ run }) => run), current, columns, false, span);
+  return panels.map((panel, i) => (answers[i].matrix?.first.length ? { ...panel, matrix: { ...answers[i].matrix, began: panel.matrix.began } } : panel));
 }
 
 // Rates are of weights, the tree is of layers: each layer takes the largest of its weights.
@@ -196,7 +212,8 @@ async function load() {
     const found = await fetchRuns();
     answered = new Date();
     byId("down").hidden = true;
-    if (JSON.stringify(found) === JSON.stringify(runs)) return;
+    if (!found) return;
+    numbers = await colourNumbers(found.map((run) => run.name));
     runs = found;
   } catch (error) {
     showDown(error);
@@ -214,6 +231,11 @@ async function watch() {
   } catch (error) {
     showDown(error);
   }
+}
+
+function takeFilter() {
+  const filter = changedFilter();
+  if (filter !== null) choose({ runfilter: filter });
 }
 
 function soon(action, wait = 150) {
@@ -263,7 +285,9 @@ function connect() {
   let width = main.clientWidth;
   const resized = soon(refresh);
   new ResizeObserver(() => {
-    if (!main.clientWidth || main.clientWidth === width) return; // hidden, or only taller
+    if (!main.clientWidth) return; // hidden
+    takeFilter(); // TensorBoard's other dashboards may have been used meanwhile
+    if (main.clientWidth === width) return; // only taller
     width = main.clientWidth;
     resized();
   }).observe(main);
@@ -272,7 +296,8 @@ function connect() {
 export async function start(ready) {
   library = ready;
   takeAddress();
-  if (!choices.runfilter) choices.runfilter = tensorBoardFilter();
+  const filter = changedFilter();
+  if (!choices.runfilter && filter) choices.runfilter = filter;
   showKey();
   connect();
   onTheme((dark) => {
@@ -289,6 +314,9 @@ export async function start(ready) {
   await load();
   setInterval(watch, HEARTBEAT);
   // TensorBoard says both at once when it has reloaded.
-  const again = soon(load, 50);
+  const again = soon(() => {
+    takeFilter();
+    load();
+  }, 50);
   listen({ "experimental.DataReloaded": again, "experimental.RunsChanged": again });
 }

@@ -1,6 +1,6 @@
 // The cards below the heat-map, each from what `refresh` of the page knows.
 
-import { choices, keep, listOf } from "./choices.js";
+import { choices, keep, listOf, objectOf, zoomSpan } from "./choices.js";
 import { csvUrl, fetchMatrices, fetchMetric, fetchMetrics, fetchRecord } from "./data.js";
 import { drawDifference } from "./difference.js";
 import { byId, el, refill } from "./dom.js";
@@ -11,9 +11,10 @@ import { drawRecords } from "./records.js";
 import { distinct, matcher, visible } from "./text.js";
 import { shownRows } from "./tree.js";
 import { drawSweep } from "./sweep.js";
-import { total } from "./values.js";
+import { between, total } from "./values.js";
 
 const SIDE_BY_SIDE = 4; // records of more runs than this are compared in the table only
+const BRUSHED = 12; // layers at once: each is a picture
 const COARSE = 100; // columns where a chart needs the course of a run, not each record
 
 function legendOf(id, runs, colourOf) {
@@ -47,7 +48,7 @@ export async function showLines({ panels, columns, statistic, kind, look, stale,
   byId("rates-csv").hidden = !rated.length;
   byId("rates-csv").href = csvUrl(rated, "rates");
   if (!any) return;
-  const rates = new Map((await fetchMatrices(rated, "rates", columns, false)).filter(({ matrix }) => matrix).map(({ run, matrix }) => [run, matrix]));
+  const rates = new Map((await fetchMatrices(rated, "rates", columns, false)).filter(({ matrix }) => matrix).map(({ run, matrix }) => [run, between(matrix, zoomSpan())]));
   if (stale()) return;
   legendOf("lines-legend", panels.map(({ run }) => run), colourOf);
   byId("lines").setAttribute("aria-label", `${kind.label} and learning rate over steps of ${layers.map(visible).join(", ")}. The values are in the table above and in the CSV files.`);
@@ -55,25 +56,39 @@ export async function showLines({ panels, columns, statistic, kind, look, stale,
     panels: panels.map((panel) => ({ ...panel, rates: rates.get(panel.run) })), layers, kind, look,
     logarithmic: choices.scale === "log" && kind.reads === "rising",
     axis: choices.axis, smooth: Math.min(0.99, Math.max(0, Number(choices.smooth) || 0)),
-    view: JSON.stringify([statistic, layers, choices.axis, panels.map(({ run }) => run.name)]),
+    view: JSON.stringify([statistic, layers, choices.axis, choices.zoom, panels.map(({ run }) => run.name)]),
   });
 }
 
-export async function showSweep(whole) {
+// The table of runs. Runs that its filters or a brush leave out fade in the charts below.
+export function showSweep(whole) {
   const { chosen, records, problems, choose } = whole;
   const any = Object.keys(records).length + Object.keys(problems).length;
   byId("sweep-card").hidden = !any;
+  Object.assign(whole, { faded: () => false, brush: () => {} });
   if (!any) return;
+  const narrow = (change) => {
+    keep(change);
+    showSweep(whole);
+    return showCharts(whole);
+  };
   byId("sweep-note").textContent = "Sort by a heading; filter by range (1e-4..1e-2, >0.5) or regular expression; choose two runs to compare.";
-  drawSweep(byId("sweep"), {
+  byId("all-runs").hidden = !listOf("brush").length && !Object.values(objectOf("where")).some(Boolean);
+  byId("all-runs").onclick = () => narrow({ brush: "[]", where: "{}" });
+  whole.brush = (names) => narrow({ brush: JSON.stringify(names) });
+  const admitted = new Set(drawSweep(byId("sweep"), {
     ...whole, runs: chosen,
     on: {
       sort: (sort) => { keep({ sort }); showSweep(whole); },
-      where: (where) => { keep({ where: JSON.stringify(where) }); showSweep(whole); },
+      where: (where) => narrow({ where: JSON.stringify(where) }),
       pair: (pair) => choose({ pair: JSON.stringify(pair) }),
     },
-  });
+  }));
+  whole.faded = (run) => Boolean(records[run.name]) && !admitted.has(run);
 }
+
+// The charts in which a run is a line or a point.
+export const showCharts = (whole) => Promise.all([showRates(whole), showForgetting(whole), showRatios(whole)]);
 
 // The runs whose records are shown whole: a chosen pair, or the chosen runs where they are few.
 export async function showRecords({ chosen, records, stale }) {
@@ -86,7 +101,7 @@ export async function showRecords({ chosen, records, stale }) {
   if (chosen.length > SIDE_BY_SIDE && pair.length < 2) byId("hyperparameters-note").textContent = "Choose two runs in the table above to see their records side by side.";
 }
 
-export async function showRates({ chosen, records, panels, tree, kind, statistic, look, colourOf, stale, pickLayer }) {
+async function showRates({ chosen, records, panels, tree, kind, statistic, look, colourOf, stale, choose, pickLayer, faded }) {
   const rated = chosen.filter((run) => run.stamps.rates);
   const hasCurves = Object.values(records).some(({ multipliers }) => Object.keys(multipliers).length);
   byId("rates-card").hidden = !rated.length && !hasCurves;
@@ -95,14 +110,17 @@ export async function showRates({ chosen, records, panels, tree, kind, statistic
   if (stale()) return;
   legendOf("rates-legend", chosen, colourOf);
   byId("curves-title").hidden = !hasCurves;
-  drawCurves(byId("curves"), { runs: chosen, records, tree, look, colourOf });
+  drawCurves(byId("curves"), { runs: chosen, records, tree, look, colourOf, faded });
   const moved = statistic !== "rates" && kind?.reads !== "signed";
   byId("scatter-title").hidden = !moved;
   byId("scatter").hidden = !moved;
-  if (moved) drawScatter(byId("scatter"), { panels, rates, tree, kind, look, onPick: pickLayer });
+  if (moved) drawScatter(byId("scatter"), {
+    panels, rates, tree, kind, look, faded, onPick: pickLayer,
+    onBrush: (layers) => choose({ layers: JSON.stringify(layers.slice(0, BRUSHED)) }),
+  });
 }
 
-export async function showForgetting({ chosen, columns, tree, look, colourOf, panels, stale, choose }) {
+async function showForgetting({ chosen, columns, tree, look, colourOf, panels, stale, choose, faded, brush }) {
   const topic = ["l2", "relative_l2"].find((name) => chosen.some((run) => run.stamps[name]));
   const drifted = chosen.filter((run) => run.stamps[topic]);
   const metrics = drifted.length ? await fetchMetrics(drifted).catch(() => []) : [];
@@ -118,19 +136,22 @@ export async function showForgetting({ chosen, columns, tree, look, colourOf, pa
     run, matrix, colour: colourOf(run), drift: total(matrix, tree.leaves), curve: curves[run.name],
     marks: panels.find((panel) => panel.run === run)?.marks ?? [],
   }));
-  const front = drawForgetting(byId("forget"), { runs, metric, look, onPick: (name) => choose({ pair: JSON.stringify([...listOf("pair"), name].slice(-2)) }) });
-  const said = `${metric} over total ${topic === "l2" ? "L2 distance" : "relative distance"}, aligned by time.`;
+  const front = drawForgetting(byId("forget"), {
+    runs, metric, look, faded, onBrush: brush,
+    onPick: (name) => choose({ pair: JSON.stringify([...listOf("pair"), name].slice(-2)) }),
+  });
+  const said = `${metric} over total ${topic === "l2" ? "L2 distance" : "relative distance"}, aligned by time; drag over points to keep their runs.`;
   byId("forget-note").textContent = front.length > 1 ? `${said} No run beats ${front.slice(0, 4).map(visible).join(", ")}${front.length > 4 ? ` and ${front.length - 4} more` : ""} in both.` : said;
 }
 
-export async function showRatios({ chosen, tree, look, colourOf, stale }) {
+async function showRatios({ chosen, tree, look, colourOf, stale, faded }) {
   const logged = chosen.filter((run) => run.stamps.update_ratio);
   byId("ratios-card").hidden = !logged.length;
   if (!logged.length) return;
   const answers = (await fetchMatrices(logged, "update_ratio", COARSE, true)).filter(({ matrix }) => matrix);
   if (stale()) return;
   legendOf("ratios-legend", logged, colourOf);
-  drawRatios(byId("ratios"), { panels: answers.map(({ run, matrix }) => ({ run, matrix, colour: colourOf(run) })), tree, look });
+  drawRatios(byId("ratios"), { panels: answers.map(({ run, matrix }) => ({ run, matrix, colour: colourOf(run) })), tree, look, faded });
 }
 
 export async function showComparison(whole) {

@@ -46,4 +46,20 @@ export function base(look) {
   };
 }
 
+export const FADED = 0.15; // of what a filter leaves out
+
+// Clicks on points and drags over them; each hands over the points' customdata. The handlers
+// of the latest drawing hold.
+export function onSelection(chart, handlers) {
+  const wired = chart.handlers;
+  chart.handlers = handlers;
+  if (wired) return;
+  chart.on("plotly_click", ({ points }) => points[0].customdata && chart.handlers.pick(points[0].customdata));
+  chart.on("plotly_selected", (event) => {
+    const found = new Set((event?.points ?? []).map(({ customdata }) => customdata).filter(Boolean));
+    window.Plotly.relayout(chart, { selections: [] });
+    if (event) chart.handlers.brush([...found]);
+  });
+}
+
 export const CONFIG = { displayModeBar: false, responsive: false, doubleClick: "reset" };

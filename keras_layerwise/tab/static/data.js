@@ -24,8 +24,15 @@ export async function beat() {
   if (!response.ok) throw new Error(response.statusText);
 }
 
+let listed = null; // the last listing as it came
+
+// The runs, or null where nothing is new. Runs of a sweep share their rows.
 export async function fetchRuns() {
-  return (await (await asked("runs")).json()).runs;
+  const text = await (await asked("runs")).text();
+  if (text === listed) return null;
+  const { runs, rows } = JSON.parse(text);
+  listed = text;
+  return runs.map((run) => ({ ...run, rows: rows[run.rows] }));
 }
 
 function unpacked(buffer, start) {
@@ -78,24 +85,27 @@ function chunks(runs) {
 }
 
 // [{run, matrix}] or [{run, error}]. A quick one is asked for first; `exact` says whether it is
-// the whole truth already.
-export async function fetchMatrices(runs, topic, columns, quick) {
+// the whole truth already. span: the first and last step that are wanted, all where it is null.
+export async function fetchMatrices(runs, topic, columns, quick, span = null) {
+  const keyOf = (run) => JSON.stringify([run.name, topic, columns, span]);
+  const steps = span ? { first: span[0], last: span[1] } : {};
   const found = new Map();
   const missing = [];
   for (const run of runs) {
-    const known = matrices.get(JSON.stringify([run.name, topic, columns]));
-    if (known?.stamp === JSON.stringify(run.stamps[topic])) found.set(run, { run, matrix: known.matrix });
+    const stamp = JSON.stringify(run.stamps[topic]);
+    const known = [keyOf(run), ...(quick ? [`quick ${keyOf(run)}`] : [])].map((key) => matrices.get(key)).find((one) => one?.stamp === stamp);
+    if (known) found.set(run, { run, matrix: known.matrix });
     else missing.push(run);
   }
   await Promise.all(
     chunks(missing).map(async (some) => {
       try {
-        const parameters = { topic, columns, quick: quick ? 1 : 0, run: some.map((run) => run.name) };
+        const parameters = { topic, columns, quick: quick ? 1 : 0, ...steps, run: some.map((run) => run.name) };
         const buffer = await (await asked("matrices", parameters)).arrayBuffer();
         packets(buffer).forEach((matrix, i) => {
           const run = some[i];
           if (matrix.error !== undefined) return found.set(run, { run, error: matrix.error });
-          if (matrix.exact) remember(JSON.stringify([run.name, topic, columns]), JSON.stringify(run.stamps[topic]), matrix);
+          remember(matrix.exact ? keyOf(run) : `quick ${keyOf(run)}`, JSON.stringify(run.stamps[topic]), matrix);
           return found.set(run, { run, matrix });
         });
       } catch (error) {

@@ -9,7 +9,7 @@ import { STATES, stateOf } from "./marks.js";
 import { colourScale, peak, shares } from "./scale.js";
 import { matcher, visible } from "./text.js";
 import { layerOf, shownRows } from "./tree.js";
-import { between, columnAt, halves } from "./values.js";
+import { columnAt, halves, joins } from "./values.js";
 
 const TABLE_COLUMNS = 7;
 const TABLE_RUNS = 8;
@@ -43,10 +43,9 @@ function prepare(panels, tree, kind) {
   }));
 }
 
-/** panels: [{run, matrix, marks, held, colour}] of all that is read; tree: of their runs. */
+/** panels: [{run, matrix, marks, held, colour}] of the steps that are shown; tree: of their runs. */
 export function showDrift({ panels: read, tree, kind, statistic, look, onPick }) {
-  const span = zoomSpan();
-  const panels = prepare(read.map((panel) => ({ ...panel, matrix: between(panel.matrix, span) })), tree, kind);
+  const panels = prepare(read, tree, kind);
   const matches = matcher(choices.filter);
   const leaves = tree.leaves.filter((leaf) => matches(leaf.key));
   const rowOf = new Map(tree.leaves.map((leaf) => [leaf.key, { ...leaf, members: [leaf] }]));
@@ -61,7 +60,7 @@ export function showDrift({ panels: read, tree, kind, statistic, look, onPick })
   byId("layer-names").replaceChildren(...tree.leaves.slice(0, 2000).map((leaf) => el("option", { value: leaf.weights ?? leaf.averages })));
   byId("drift-csv").href = csvUrl(panels.map((panel) => panel.run), statistic);
   byId("drift-note").textContent = noteOf(read);
-  byId("drift-reset").hidden = !span;
+  byId("drift-reset").hidden = !zoomSpan();
   byId("legends").replaceChildren(...HALVES.filter((half) => scales[half]).map((half) => legend(scales[half], half === "weights" ? "Weights" : "Moving averages")));
   const held = panels.filter((panel) => panel.held).map(({ run, held: states }) => ({ run: { name: visible(run.name) }, states }));
   byId("held").textContent = held.length ? heldSentence(held) : "";
@@ -108,8 +107,7 @@ export function openAll(open) {
 
 function noteOf(panels) {
   if (panels.some(({ matrix }) => !matrix.exact)) return "First view; reading every record…";
-  const joined = panels.some(({ matrix }) => matrix.first.some((step, i) => step !== matrix.last[i]));
-  return joined ? "Each column joins several records and shows the one that stands out most. Drag to zoom." : "";
+  return panels.some(({ matrix }) => joins(matrix)) ? "Each column joins several records and shows the one that stands out most. Drag to zoom." : "";
 }
 
 function summaryOf(panels, rows, kind) {

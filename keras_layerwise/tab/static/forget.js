@@ -1,6 +1,6 @@
 // Did it forget? A metric over how far the model has moved as a whole, and the runs that no other beats.
 
-import { CONFIG, base, plain } from "./charts.js";
+import { CONFIG, FADED, base, onSelection, plain } from "./charts.js";
 import { visible } from "./text.js";
 
 // Losses and errors are better when they are low.
@@ -30,15 +30,15 @@ export function paretoFront(points, lowX, lowY) {
 }
 
 /** runs: [{run, colour, drift: Float64Array, matrix, curve: {steps, times, values}, marks}] */
-export function drawForgetting(chart, { runs, metric, look, onPick }) {
+export function drawForgetting(chart, { runs, metric, look, faded, onPick, onBrush }) {
   const data = [], ends = [];
   for (const { run, colour, drift, matrix, curve, marks } of runs) {
     const points = curve.values.map((y, i) => ({ y, at: positionAt(matrix.times, curve.times[i]), step: curve.steps[i] }))
       .map((point) => ({ ...point, x: point.at < 0 ? 0 : drift[point.at] })).filter(({ y }) => y !== null);
     if (!points.length) continue;
     const hover = ({ x, y, step }) => `<b>${plain(visible(run.name))}</b><br>${plain(metric)} ${Number(y.toPrecision(5))}, record ${step}<br>total drift ${x.toPrecision(4)}`;
-    const common = { type: "scatter", hovertemplate: "%{text}<extra></extra>", customdata: points.map(() => run.name) };
-    data.push({ ...common, mode: "lines", x: points.map((p) => p.x), y: points.map((p) => p.y), text: points.map(hover), line: { color: colour, width: 1.5 }, opacity: 0.7 });
+    const common = { type: "scatter", hovertemplate: "%{text}<extra></extra>", customdata: points.map(() => run.name), opacity: faded(run) ? FADED : 1 };
+    data.push({ ...common, mode: "lines", x: points.map((p) => p.x), y: points.map((p) => p.y), text: points.map(hover), line: { color: colour, width: 1.5 }, opacity: faded(run) ? FADED : 0.7 });
     const last = { ...points.at(-1), run, colour };
     ends.push(last);
     data.push({ ...common, mode: "markers", x: [last.x], y: [last.y], text: [hover(last)], marker: { color: colour, size: 10, line: { color: look.paper, width: 1.5 } } });
@@ -55,11 +55,8 @@ export function drawForgetting(chart, { runs, metric, look, onPick }) {
   const axis = (title) => ({ title: { text: plain(title), font: { size: 12, color: look.soft } }, gridcolor: look.line, zeroline: false, tickfont: { size: 11 } });
   window.Plotly.react(chart, data, {
     ...base(look), plot_bgcolor: look.paper, width: chart.clientWidth, height: 360, margin: { l: 64, r: 12, t: 10, b: 44 },
-    showlegend: false, hovermode: "closest", xaxis: { ...axis("total drift"), rangemode: "tozero" }, yaxis: axis(metric),
+    showlegend: false, hovermode: "closest", dragmode: "select", xaxis: { ...axis("total drift"), rangemode: "tozero" }, yaxis: axis(metric),
   }, CONFIG);
-  if (!chart.dataset.wired) {
-    chart.dataset.wired = "yes";
-    chart.on("plotly_click", ({ points }) => points[0].customdata && onPick(points[0].customdata));
-  }
+  onSelection(chart, { pick: onPick, brush: onBrush });
   return front.map(({ run }) => run.name);
 }

@@ -23,7 +23,7 @@ function panelWidth(width, runs) {
 
 // How many columns are worth asking for, in steps that a resized window seldom crosses.
 export function columnsFor(width, runs) {
-  return Math.max(50, Math.ceil(panelWidth(width, runs) / PIXELS_PER_COLUMN / 50) * 50);
+  return Math.max(50, Math.round(panelWidth(width, runs) / PIXELS_PER_COLUMN / 50) * 50);
 }
 
 export const rowHeight = (rows) => (rows <= 24 ? 22 : rows <= 100 ? 18 : 15);

@@ -61,7 +61,40 @@ export function onAddress(callback) {
   });
 }
 
-// The filter of runs that TensorBoard's own dashboards keep in the address.
-export function tensorBoardFilter() {
-  return new URLSearchParams(window.parent.location.search).get("runFilter") ?? "";
+let filter = "";
+
+// The filter of runs that TensorBoard's own dashboards keep in the address, where it has changed;
+// null where it is what it was.
+export function changedFilter() {
+  const now = new URLSearchParams(window.parent.location.search).get("runFilter") ?? "";
+  if (now === filter) return null;
+  filter = now;
+  return now;
 }
+
+// The colours in which the Time Series dashboard draws its runs, in the order of their start.
+const COLOURS = {
+  light: ["#425066", "#12b5cb", "#e52592", "#f9ab00", "#9334e6", "#7cb342", "#e8710a"],
+  dark: ["#8e98a3", "#12b5cb", "#e52592", "#f9ab00", "#9334e6", "#7cb342", "#e8710a"],
+};
+const MEMBERS = ["", "/train", "/validation", "/drift", "/rates", "/hparams"];
+
+/**
+ * Numbers of TensorBoard's colours by run. Null where two runs would have the same one: there are
+ * seven, and the sub-directories of a run take one each.
+ */
+export async function colourNumbers(names) {
+  if (names.length > COLOURS.light.length) return null;
+  const answer = await fetch(new URL("../../runs", import.meta.url)).catch(() => null);
+  if (!answer?.ok) return null;
+  const listed = await answer.json();
+  const numbers = names.map((name) => {
+    const places = MEMBERS.map((member) => listed.indexOf(name === "." && member ? member.slice(1) : name + member));
+    return places.find((place) => place >= 0) % COLOURS.light.length;
+  });
+  return new Set(numbers).size === names.length && numbers.every((number) => number >= 0)
+    ? new Map(names.map((name, i) => [name, numbers[i]]))
+    : null;
+}
+
+export const runColour = (number, dark) => COLOURS[dark ? "dark" : "light"][number];

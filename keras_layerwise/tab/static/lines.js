@@ -35,7 +35,7 @@ export function smoothed(values, weight) {
 
 // Where records are on the axis: steps, hours since the run's first, or dates.
 export function places(matrix, axis) {
-  if (axis === "relative") return matrix.times.map((time) => (time - matrix.times[0]) / 3600);
+  if (axis === "relative") return matrix.times.map((time) => (time - (matrix.began ?? matrix.times[0])) / 3600);
   if (axis === "wall") return matrix.times.map((time) => new Date(time * 1000));
   return matrix.last;
 }

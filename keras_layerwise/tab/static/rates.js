@@ -1,6 +1,6 @@
 // Did the rates hold? Multipliers over depth, and what each layer's rate made of it.
 
-import { CONFIG, base, plain } from "./charts.js";
+import { CONFIG, FADED, base, onSelection, plain } from "./charts.js";
 import { visible } from "./text.js";
 
 const HEIGHT = 300;
@@ -46,12 +46,12 @@ function layoutOf(chart, look, x, y) {
 }
 
 // One curve per run: the multiplier of each layer, from the stem to the head.
-export function drawCurves(chart, { runs, records, tree, look, colourOf }) {
+export function drawCurves(chart, { runs, records, tree, look, colourOf, faded }) {
   const data = runs.filter((run) => records[run.name]).flatMap((run) => {
     const found = tree.leaves.map((leaf, depth) => ({ leaf, depth, value: records[run.name].multipliers[leaf.key] })).filter(({ value }) => value !== undefined);
     if (!found.length) return [];
     return [{
-      type: "scatter", mode: "lines+markers", marker: { size: 4 }, line: { color: colourOf(run), shape: "hv", width: 2 },
+      type: "scatter", mode: "lines+markers", marker: { size: 4 }, line: { color: colourOf(run), shape: "hv", width: 2 }, opacity: faded(run) ? FADED : 1,
       x: found.map(({ depth }) => depth), y: found.map(({ value }) => (value > 0 ? value : null)),
       text: found.map(({ leaf, value }) => `<b>${plain(visible(leaf.key))}</b><br>${plain(visible(run.name))}, ${value > 0 ? `× ${value}` : "frozen"}`),
       hovertemplate: "%{text}<extra></extra>",
@@ -62,7 +62,7 @@ export function drawCurves(chart, { runs, records, tree, look, colourOf }) {
 }
 
 // A point per layer: how far its rate could take it against how far it went.
-export function drawScatter(chart, { panels, rates, tree, kind, look, onPick }) {
+export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onPick, onBrush }) {
   const annotations = [];
   const data = panels.flatMap(({ run, matrix, colour }) => {
     const own = rates.get(run.name);
@@ -77,7 +77,7 @@ export function drawScatter(chart, { panels, rates, tree, kind, look, onPick }) 
       annotations.push({ x: Math.log10(x), y: Math.log10(y), text: plain(visible(leaf.key).slice(-28)), font: { size: 10, color: look.soft }, showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: look.line, ax: 18, ay: -14, xanchor: "left" });
     }
     return [{
-      type: "scatter", mode: "markers", marker: { color: colour, size: 7, opacity: 0.8 }, customdata: points.map(({ leaf }) => leaf.weights),
+      type: "scatter", mode: "markers", marker: { color: colour, size: 7 }, opacity: faded(run) ? FADED : 0.8, customdata: points.map(({ leaf }) => leaf.weights),
       x: points.map(({ x }) => x), y: points.map(({ y }) => y),
       text: points.map(({ leaf, x, y }) => `<b>${plain(visible(leaf.key))}</b><br>${plain(visible(run.name))}<br>rate × steps ${x.toPrecision(3)}<br>${plain(kind.label)} ${y.toPrecision(3)}`),
       hovertemplate: "%{text}<extra></extra>",
@@ -86,11 +86,8 @@ export function drawScatter(chart, { panels, rates, tree, kind, look, onPick }) 
   chart.hidden = !data.length;
   if (!data.length) return;
   const layout = layoutOf(chart, look, { title: "rate × steps", type: "log" }, { title: kind.label, type: "log" });
-  window.Plotly.react(chart, data, { ...layout, annotations }, CONFIG);
-  if (!chart.dataset.wired) {
-    chart.dataset.wired = "yes";
-    chart.on("plotly_click", ({ points }) => onPick(points[0].customdata));
-  }
+  window.Plotly.react(chart, data, { ...layout, annotations, dragmode: "select" }, CONFIG);
+  onSelection(chart, { pick: onPick, brush: onBrush });
 }
 
 const BANDS = [
@@ -100,7 +97,7 @@ const BANDS = [
 ];
 
 // Update ratios per part of the model: the range of all records and the last one, over bands.
-export function drawRatios(chart, { panels, tree, look }) {
+export function drawRatios(chart, { panels, tree, look, faded }) {
   const parts = tree.nodes.map((node) => ({ label: node.label, leaves: node.children.length ? node.children : [node] }));
   const data = panels.map(({ run, matrix, colour }) => {
     const points = parts.map(({ leaves }, i) => {
@@ -109,7 +106,7 @@ export function drawRatios(chart, { panels, tree, look }) {
       return { i, low: Math.min(...values), high: Math.max(...values), last: ends.length ? Math.max(...ends) : NaN };
     }).filter(({ last }) => last > 0);
     return {
-      type: "scatter", mode: "markers", y: points.map(({ i }) => i), x: points.map(({ last }) => last), marker: { color: colour, size: 8 },
+      type: "scatter", mode: "markers", opacity: faded(run) ? FADED : 1, y: points.map(({ i }) => i), x: points.map(({ last }) => last), marker: { color: colour, size: 8 },
       error_x: { type: "data", symmetric: false, array: points.map(({ high, last }) => high - last), arrayminus: points.map(({ low, last }) => last - low), color: colour, thickness: 1, width: 0 },
       text: points.map(({ i, low, high, last }) => `<b>${plain(parts[i].label)}</b><br>${plain(visible(run.name))}<br>last ${last.toPrecision(3)}, from ${low.toPrecision(3)} to ${high.toPrecision(3)}`),
       hovertemplate: "%{text}<extra></extra>",

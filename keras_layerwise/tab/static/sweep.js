@@ -107,8 +107,9 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
   const where = objectOf("where"), pair = listOf("pair");
   const rows = runs.filter((run) => records[run.name]).map((run) => ({ run, record: records[run.name] }));
   const broken = runs.filter((run) => problems[run.name]);
+  const brushed = new Set(listOf("brush"));
   const admitted = rows.filter(({ run, record }) =>
-    matcher(where.run)(run.name) && columns.every(({ key, value }) => admits(where[key], value(record)))
+    (!brushed.size || brushed.has(run.name)) && matcher(where.run)(run.name) && columns.every(({ key, value }) => admits(where[key], value(record)))
   );
   const names = new Map(distinct(runs.map((run) => run.name), 40).map((name, i) => [runs[i], name]));
   const hasCurve = rows.some(({ record }) => Object.keys(record.multipliers).length);

@@ -30,8 +30,9 @@ export function mergeOrders(lists) {
 
 function leavesOf(runs) {
   const leaves = new Map();
-  const rows = new Map(runs.flatMap((run) => run.rows.map((row) => [row.name, row])));
-  for (const name of mergeOrders(runs.map((run) => run.rows.map((row) => row.name)))) {
+  const lists = [...new Set(runs.map((run) => run.rows))];
+  const rows = new Map(lists.flatMap((list) => list.map((row) => [row.name, row])));
+  for (const name of mergeOrders(lists.map((list) => list.map((row) => row.name)))) {
     const row = rows.get(name);
     const key = layerOf(name);
     const leaf = leaves.get(key) ?? { key, weights: null, averages: null, part: "", parameters: 0, children: [] };
@@ -47,6 +48,9 @@ function partLabel(part) {
   const [kind, index, ...name] = part.split("/");
   return kind === "block" ? `block ${index} · ${name.join("/")}` : part || "other";
 }
+
+// A part that is one layer of the same name says it once.
+const onlyMember = (part, layer) => (part === layer || part.endsWith(` ${layer}`) ? part : `${part} · ${layer}`);
 
 function order(part) {
   const [kind, index] = part.split("/");
@@ -100,7 +104,7 @@ export function treeOf(runs) {
     const groups = [...grouped(leaves, (leaf) => leaf.part)].sort(([a], [b]) => order(a) - order(b));
     nodes = groups.map(([part, members]) =>
       members.length === 1
-        ? { ...members[0], label: `${partLabel(part)} · ${visible(members[0].key)}` }
+        ? { ...members[0], label: onlyMember(partLabel(part), visible(members[0].key)) }
         : group(`part:${part}`, partLabel(part), members)
     );
   } else {

@@ -46,6 +46,9 @@ export function total(matrix, leaves) {
   return sums.map(Math.sqrt);
 }
 
+// Whether some column has several records in it.
+export const joins = (matrix) => matrix.first.some((step, i) => step !== matrix.last[i]);
+
 // A matrix of those columns only that lie between two steps.
 export function between(matrix, span) {
   if (!span) return matrix;
@@ -54,7 +57,7 @@ export function between(matrix, span) {
   if (from < 0 || to <= from) return matrix;
   const cut = (list) => list.slice(from, to);
   return {
-    ...matrix, first: cut(matrix.first), last: cut(matrix.last), times: cut(matrix.times),
+    ...matrix, began: matrix.times[0], first: cut(matrix.first), last: cut(matrix.last), times: cut(matrix.times),
     row: (name) => matrix.row(name)?.subarray(from, to) ?? null,
   };
 }
