@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,6 +133,7 @@ class Reader:
                 run.sources.append(Source(member, tag, series, stamp, listed.max_wall_time))
         if names is not None:
             found = {name: run for name, run in found.items() if name in names}
+        found = {name: found[name] for name in sorted(found, key=_natural)}
         for run in found.values():
             run.names = self._names(ctx, experiment, run)
         return found
@@ -356,6 +358,11 @@ def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _stamps(sources: Iterable[Source]) -> tuple[tuple[str, str, str], ...]:
     return tuple((s.run, s.tag, s.stamp) for s in sources)
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sorts ``run`` before ``run-2`` and that before ``run-10``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 _parse = functools.lru_cache(maxsize=256)(series_of)

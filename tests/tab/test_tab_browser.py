@@ -336,15 +336,15 @@ class TestTensorBoard:
     def test_choices_are_kept_in_the_address(self, page, board):
         tab = in_tensorboard(page, board)
         settle(tab, lambda: tab.locator("#statistic").select_option("cosine"))
-        settle(tab, lambda: tab.get_by_text("Logarithmic", exact=True).click())
+        settle(tab, lambda: tab.get_by_text("Linear", exact=True).click())
         settle(tab, lambda: tab.locator("#runs label", has_text=DECAY).click())
         kept = chosen(page)
-        assert (kept["stat"], kept["scale"]) == ("cosine", "log")
+        assert (kept["stat"], kept["scale"]) == ("cosine", "linear")
         assert DECAY not in json.loads(kept["runs"])
         page.reload()
         tab = tab_browser.tab(page)
         assert tab.locator("#statistic").input_value() == "cosine"
-        assert tab.locator("input[value=log]").is_checked()
+        assert tab.locator("input[value=linear]").is_checked()
         assert not tab.locator("#runs label", has_text=DECAY).locator("input").is_checked()
         page.get_by_role("tab", name="Text").click()
         page.get_by_role("tab", name="Layerwise").click()

@@ -430,9 +430,9 @@ class TestNotebook:
         frame = outer.frame_locator("iframe[src*='plugin_entry.html?name=layerwise']")
         frame.locator(tab_browser.DRAWN).wait_for()
         assert frame.locator("#heatmap .panel[data-painted]").count()
-        settle(frame, lambda: frame.locator("input[name=scale][value=log]").locator("..").click())
+        settle(frame, lambda: frame.get_by_text("Linear", exact=True).click())
         address = next(inner.url for inner in page.frames if inner.url.startswith(board.url))
-        assert "p.layerwise.scale=log" in address
+        assert "p.layerwise.scale=linear" in address
 
 
 class TestAccess:

@@ -118,6 +118,7 @@ async function showRates({ chosen, records, panels, tree, kind, statistic, look,
     panels, rates, tree, kind, look, faded, onPick: pickLayer,
     onBrush: (layers) => choose({ layers: JSON.stringify(layers.slice(0, BRUSHED)) }),
   });
+  byId("scatter-title").hidden = byId("scatter").hidden;
 }
 
 async function showForgetting({ chosen, columns, tree, look, colourOf, panels, stale, choose, faded, brush }) {
@@ -127,7 +128,7 @@ async function showForgetting({ chosen, columns, tree, look, colourOf, panels, s
   if (stale()) return;
   byId("forget-card").hidden = !metrics.length;
   if (!metrics.length) return;
-  const metric = metrics.includes(choices.metric) ? choices.metric : metrics.find((name) => /old/i.test(name)) ?? metrics.find((name) => /val.*acc|acc.*val/i.test(name)) ?? metrics.find((name) => /val/i.test(name)) ?? metrics[0];
+  const metric = metrics.includes(choices.metric) ? choices.metric : metrics.find((name) => /old/i.test(name)) ?? metrics.find((name) => /val.*acc|acc.*val/i.test(name)) ?? metrics.find((name) => /val/i.test(name)) ?? metrics.find((name) => !/learning_rate/.test(name)) ?? metrics[0];
   byId("metric").replaceChildren(...metrics.map((name) => el("option", { value: name, selected: name === metric }, visible(name))));
   const [answers, curves] = await Promise.all([fetchMatrices(drifted, topic, columns, true), fetchMetric(drifted, metric)]);
   if (stale()) return;

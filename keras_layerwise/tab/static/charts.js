@@ -46,6 +46,13 @@ export function base(look) {
   };
 }
 
+// A logarithmic axis for values: a label for each decade, between them only where there are few.
+export function logAxis(values) {
+  const positive = values.filter((value) => value > 0 && value < Infinity);
+  const many = positive.length && positive.reduce((a, b) => Math.max(a, b)) / positive.reduce((a, b) => Math.min(a, b)) > 30;
+  return { type: "log", dtick: many ? 1 : "D2" };
+}
+
 export const FADED = 0.15; // of what a filter leaves out
 
 // Clicks on points and drags over them; each hands over the points' customdata. The handlers

@@ -3,7 +3,7 @@
 import { readChoices, writeChoices } from "./host.js";
 
 const DEFAULTS = {
-  runs: "", stat: "", scale: "linear", relative: "all", averages: "shown", layers: "[]", open: "[]", zoom: "",
+  runs: "", stat: "", scale: "log", relative: "all", averages: "shown", layers: "[]", open: "[]", zoom: "",
   filter: "", runfilter: "", axis: "step", smooth: "0", metric: "", x: "drift", pair: "[]", sort: "", where: "{}", brush: "[]",
 };
 

@@ -34,7 +34,7 @@ export function drawForgetting(chart, { runs, metric, look, faded, onPick, onBru
   const data = [], ends = [];
   for (const { run, colour, drift, matrix, curve, marks } of runs) {
     const points = curve.values.map((y, i) => ({ y, at: positionAt(matrix.times, curve.times[i]), step: curve.steps[i] }))
-      .map((point) => ({ ...point, x: point.at < 0 ? 0 : drift[point.at] })).filter(({ y }) => y !== null);
+      .map((point) => ({ ...point, x: point.at < 0 ? 0 : drift[point.at] })).filter(({ x, y }) => y !== null && Number.isFinite(x));
     if (!points.length) continue;
     const hover = ({ x, y, step }) => `<b>${plain(visible(run.name))}</b><br>${plain(metric)} ${Number(y.toPrecision(5))}, record ${step}<br>total drift ${x.toPrecision(4)}`;
     const common = { type: "scatter", hovertemplate: "%{text}<extra></extra>", customdata: points.map(() => run.name), opacity: faded(run) ? FADED : 1 };

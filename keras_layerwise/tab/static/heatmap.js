@@ -9,15 +9,15 @@ import { layerOf } from "./tree.js";
 import { columnAt } from "./values.js";
 import { axisOf } from "./axis.js";
 
-const GAP = 14;
 const PIXELS_PER_COLUMN = 2;
 const TICK = 64; // pixels that a step's label takes
 
-const narrowest = (runs) => (runs <= 3 ? 220 : runs <= 8 ? 150 : 110);
+const narrowest = (runs) => (runs <= 3 ? 220 : runs <= 8 ? 150 : 72);
+const gap = (runs) => (runs <= 8 ? 14 : 6);
 const axisWidth = (width) => Math.min(320, Math.max(190, width * 0.26));
 
 function panelWidth(width, runs) {
-  const room = width - axisWidth(width) - GAP * runs - 14;
+  const room = width - axisWidth(width) - gap(runs) * runs - 14;
   return Math.max(narrowest(runs), Math.floor(room / runs));
 }
 
@@ -84,6 +84,7 @@ export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, loo
   const names = distinct(panels.map(({ run }) => run.name), Math.floor((each - 28) / 7.5));
   const grid = el("div", { className: "heat", tabIndex: 0, role: "group", ariaLabel: "Pictures of the runs, scrollable" });
   grid.style.setProperty("--axis", `${axisWidth(width)}px`);
+  grid.style.columnGap = `${gap(panels.length)}px`;
   grid.style.setProperty("--row", `${height}px`);
   grid.style.gridTemplateColumns = `${axisWidth(width)}px repeat(${panels.length}, ${each}px)`;
   const corner = el("div", { className: "corner" }, prefix ? el("span", { className: "hint", title: `Names begin with ${prefix}` }, `${prefix}…`) : null);

@@ -1,6 +1,6 @@
 // The selected layers' values and learning rates: a small picture for each layer, a colour for each run.
 
-import { CONFIG, base, plain } from "./charts.js";
+import { CONFIG, base, logAxis, plain } from "./charts.js";
 import { follow, pointAt } from "./cursor.js";
 import { float32, stepText } from "./dom.js";
 import { middleCut, visible } from "./text.js";
@@ -41,10 +41,6 @@ export function places(matrix, axis) {
 }
 
 const AXES = { step: "step", relative: "hours since the first record", wall: "time" };
-const isDecades = (values) => {
-  const positive = values.filter((value) => value > 0);
-  return Math.max(...positive) / Math.min(...positive) > 30;
-};
 
 function spanText(matrix, i) {
   const [first, last] = [matrix.first[i], matrix.last[i]];
@@ -78,13 +74,14 @@ export async function drawLines(chart, { panels, layers, kind, logarithmic, axis
     const top = 1 - (row * (tall + TALL.gap)) / inner.h;
     const middle = top - TALL.values / inner.h, bottom = top - tall / inner.h;
     const domain = [left + (left ? 60 / inner.w : 0), left + 1 / across - 6 / inner.w];
-    const allRates = [];
+    const allRates = [], allValues = [];
     for (const { run, matrix, rates, marks, colour } of panels) {
       const values = matrix.row(layer);
       const line = { color: colour, width: 2 };
       const heading = `<b>${plain(middleCut(visible(layer), 80))}</b><br>${plain(visible(run.name))}, `;
       const own = { xaxis: x, hovertemplate: "%{text}<extra></extra>", marker: { size: 5 }, type: "scatter" };
       if (values) {
+        allValues.push(...values);
         data.push({
           ...own, yaxis: y, line, connectgaps: false, name: layer,
           mode: matrix.last.length <= POINTS ? "lines+markers" : "lines",
@@ -118,10 +115,12 @@ export async function drawLines(chart, { panels, layers, kind, logarithmic, axis
       ...grid, domain, anchor: hasRates ? y2 : y, title: label(AXES[axis]), ...(i ? { matches: "x" } : {}),
       ...(axis === "step" ? { separatethousands: true, tickformat: ",d", dtick: span < 6 ? 1 : undefined } : {}),
     };
-    layout[`yaxis${number(2 * i)}`] = { ...grid, domain: [middle, top].map(clamp), anchor: x, type: logarithmic ? "log" : "linear", nticks: 5, title: i % across ? undefined : label(kind.label) };
+    layout[`yaxis${number(2 * i)}`] = { ...grid, domain: [middle, top].map(clamp), anchor: x, nticks: 5, ...(logarithmic ? logAxis(allValues) : { type: "linear" }), title: i % across ? undefined : label(kind.label) };
     if (hasRates) {
-      const decades = logarithmic && allRates.some((v) => v > 0) && isDecades(allRates);
-      layout[`yaxis${number(2 * i + 1)}`] = { ...grid, domain: [bottom, middle - 14 / inner.h].map(clamp), anchor: x, nticks: 4, type: logarithmic && allRates.some((v) => v > 0) ? "log" : "linear", dtick: decades ? 1 : undefined, title: i % across ? undefined : label("Learning rate"), rangemode: "tozero" };
+      layout[`yaxis${number(2 * i + 1)}`] = { ...grid, domain: [bottom, middle - 14 / inner.h].map(clamp), anchor: x, nticks: 4, ...(logarithmic && allRates.some((v) => v > 0) ? logAxis(allRates) : { type: "linear" }), title: i % across ? undefined : label("Learning rate"), rangemode: "tozero" };
+    }
+    if (logarithmic && allValues.length && allValues.every((v) => v === 0)) {
+      layout.annotations.push({ text: "exactly 0: not moved at all", x: (domain[0] + domain[1]) / 2, y: (top + middle) / 2, xref: "paper", yref: "paper", showarrow: false, font: { size: 12, color: look.soft } });
     }
     layout.annotations.push({
       text: `<b>${plain(middleCut(visible(layer), Math.floor((inner.w / across - 70) / 7)))}</b>`, hovertext: plain(visible(layer)),

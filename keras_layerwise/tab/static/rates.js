@@ -1,6 +1,6 @@
 // Did the rates hold? Multipliers over depth, and what each layer's rate made of it.
 
-import { CONFIG, FADED, base, onSelection, plain } from "./charts.js";
+import { CONFIG, FADED, base, logAxis, onSelection, plain } from "./charts.js";
 import { visible } from "./text.js";
 
 const HEIGHT = 300;
@@ -28,13 +28,16 @@ export function budget(rates, layer) {
   return sum;
 }
 
-// The layers furthest from their run's own line through log distance over log budget.
+const NOTABLE = Math.log(2);
+
+// Layers at least twice as far from their run's own line through log distance over log budget, the
+// furthest of them.
 export function offDiagonal(points, most = 5) {
   const usable = points.filter(({ x, y }) => x > 0 && y > 0);
   if (usable.length < 3) return new Set();
   const off = usable.map((point) => ({ point, ratio: Math.log(point.y / point.x) }));
   const middle = off.map(({ ratio }) => ratio).sort((a, b) => a - b)[Math.floor(off.length / 2)];
-  return new Set(off.sort((a, b) => Math.abs(b.ratio - middle) - Math.abs(a.ratio - middle)).slice(0, most).map(({ point }) => point));
+  return new Set(off.filter(({ ratio }) => Math.abs(ratio - middle) > NOTABLE).sort((a, b) => Math.abs(b.ratio - middle) - Math.abs(a.ratio - middle)).slice(0, most).map(({ point }) => point));
 }
 
 function layoutOf(chart, look, x, y) {
@@ -58,12 +61,12 @@ export function drawCurves(chart, { runs, records, tree, look, colourOf, faded }
     }];
   });
   chart.hidden = !data.length;
-  if (data.length) window.Plotly.react(chart, data, layoutOf(chart, look, { title: "layer, from stem to head", type: "linear" }, { title: "Multiplier", type: "log" }), CONFIG);
+  if (data.length) window.Plotly.react(chart, data, layoutOf(chart, look, { title: "layer, from stem to head", type: "linear" }, { title: "Multiplier", rest: logAxis(data.flatMap(({ y }) => y)) }), CONFIG);
 }
 
 // A point per layer: how far its rate could take it against how far it went.
 export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onPick, onBrush }) {
-  const annotations = [];
+  const annotations = [], named = new Set();
   const data = panels.flatMap(({ run, matrix, colour }) => {
     const own = rates.get(run.name);
     if (!own || !matrix.first.length) return [];
@@ -74,6 +77,8 @@ export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onP
     if (!points.length) return [];
     const story = panels.length <= 2 ? offDiagonal(points) : new Set();
     for (const { leaf, x, y } of story) {
+      if (named.has(leaf.key)) continue; // in the other run
+      named.add(leaf.key);
       annotations.push({ x: Math.log10(x), y: Math.log10(y), text: plain(visible(leaf.key).slice(-28)), font: { size: 10, color: look.soft }, showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: look.line, ax: 18, ay: -14, xanchor: "left" });
     }
     return [{
@@ -85,7 +90,7 @@ export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onP
   });
   chart.hidden = !data.length;
   if (!data.length) return;
-  const layout = layoutOf(chart, look, { title: "rate × steps", type: "log" }, { title: kind.label, type: "log" });
+  const layout = layoutOf(chart, look, { title: "rate × steps", rest: logAxis(data.flatMap(({ x }) => x)) }, { title: kind.label, rest: logAxis(data.flatMap(({ y }) => y)) });
   window.Plotly.react(chart, data, { ...layout, annotations, dragmode: "select" }, CONFIG);
   onSelection(chart, { pick: onPick, brush: onBrush });
 }

@@ -139,8 +139,9 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
       el("td", {}, statusBadge(record)),
       ...columns.map((column) => {
         const value = column.value(record);
-        const text = value === undefined ? "—" : column.key.startsWith("result:") ? sixDigits(value) : visible(typeof value === "object" ? JSON.stringify(value) : value);
-        return el("td", { className: typeof value === "number" ? "number" : "", title: text }, text);
+        const whole = value === undefined ? "—" : visible(typeof value === "object" ? JSON.stringify(value) : value);
+        const text = typeof value === "number" ? sixDigits(value) : whole;
+        return el("td", { className: typeof value === "number" ? "number" : "", title: whole }, text);
       }),
       el("td", {}, finalPicture(panels.find((panel) => panel.run === run), tree, scale, kind)),
       hasCurve ? el("td", {}, ruleCurve(record.multipliers, tree)) : null

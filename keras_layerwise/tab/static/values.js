@@ -36,12 +36,18 @@ export function columnAt(matrix, step) {
   return Math.max(low, 0);
 }
 
-// How far a run has moved as a whole, in each column: rows add up as their squares.
+// How far a run has moved as a whole, in each column: rows add up as their squares. A row that
+// was a number and is none any more leaves no total.
 export function total(matrix, leaves) {
   const sums = new Float64Array(matrix.first.length);
   for (const leaf of leaves) {
     const row = leaf.weights && matrix.row(leaf.weights);
-    if (row) row.forEach((value, i) => Number.isFinite(value) && (sums[i] += value * value));
+    let began = false;
+    row?.forEach((value, i) => {
+      if (Number.isFinite(value)) sums[i] += value * value;
+      else if (began) sums[i] = NaN;
+      began ||= Number.isFinite(value);
+    });
   }
   return sums.map(Math.sqrt);
 }
