@@ -282,32 +282,33 @@ class Reader:
         limit: int,
     ) -> tuple[Records, bool]:
         place = {row.name: i for i, row in enumerate(rows)}
-        steps: list[int] = []
-        times: list[float] = []
-        parts = [np.empty((0, len(rows)), np.float32)]
-        whole = True
-        for source in sources:
-            data = self._read(ctx, experiment, source, limit)
-            whole = whole and len(data) < limit
+        read = [self._read(ctx, experiment, source, limit) for source in sources]
+        data = [datum for some in read for datum in some]
+        values = np.full((len(data), len(rows)), np.nan, np.float32)
+        start = 0
+        for source, some in zip(sources, read, strict=True):
             own = [place[row.name] for row in renamed(source.series.rows, run.names)]
-            for _, _, tensor in data:
+            tensors = [tensor for _, _, tensor in some]
+            for tensor in tensors:
                 if tensor.shape != (len(own),) or tensor.dtype.kind != "f":
                     raise schema.SchemaError(
                         f"{source.tag} of run {source.run!r} holds a tensor of {tensor.dtype} "
                         f"{tensor.shape} where its description says float32 ({len(own)},)."
                     )
-            part = np.full((len(data), len(rows)), np.nan, np.float32)
-            if data:
-                part[:, own] = np.stack([tensor for _, _, tensor in data])
-            steps += [step for step, _, _ in data]
-            times += [time for _, time, _ in data]
-            parts.append(part)
-        order = np.argsort(np.asarray(steps, np.int64), kind="stable")
-        every = Records(
-            np.asarray(steps, np.int64)[order],
-            np.asarray(times, np.float64)[order],
-            np.concatenate(parts)[order],
-        )
+            part = values[start : start + len(some)]
+            start += len(some)
+            if not tensors:
+                continue
+            if own == list(range(len(rows))):  # without a copy: it can be hundreds of megabytes
+                np.stack(tensors, out=part, casting="same_kind")
+            else:
+                part[:, own] = np.stack(tensors)
+        steps = np.array([step for step, _, _ in data], np.int64)
+        every = Records(steps, np.array([time for _, time, _ in data], np.float64), values)
+        if (np.diff(steps) < 0).any():
+            order = np.argsort(steps, kind="stable")
+            every = Records(every.steps[order], every.times[order], every.values[order])
+        whole = all(len(some) < limit for some in read)
         return every, whole
 
     def _names(self, ctx: Any, experiment: str, run: Run) -> Mapping[str, str]:

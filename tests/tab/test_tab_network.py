@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_layerwise.storage import schema
+from keras_layerwise.tab import plugin
 from tests.shared import tab_browser
 from tests.shared.tab_browser import chosen, in_tensorboard, labels, opened, point_at, settle
 from tests.shared.tab_logs import (
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.skipif(
 STEPS = list(range(0, 1000, 20))
 FROZEN = ["stem", "block/0/block_0", "block/1/block_1"]
 UNFROZEN = 500
+STATIC = Path(plugin.__file__).parent / "static"
 FINE = 3000  # records, more than a picture has room for
 TURNED = "layer\u202eevil\x07"
 LONG = ["n" * 5000 + f"/{i}" for i in range(8)]
@@ -492,5 +494,8 @@ class TestServer:
 
         page.on("response", note)
         opened(page, board, runs=runs("net/a"))
-        assert len(sizes) > 10
+        served = {url.partition("/layerwise/")[2] for url in sizes}
+        assert {name for name in served if "/" not in name} == {
+            path.name for path in STATIC.iterdir() if path.suffix in (".js", ".css", ".html")
+        }
         assert sum(sizes.values()) <= 600_000

@@ -9,7 +9,7 @@ import { byId } from "./dom.js";
 import { drawnPicture, hideTooltip, onZoomed, openAll, showDrift, showTables } from "./drift.js";
 import { columnsFor } from "./heatmap.js";
 import { DISTANCES, heldStates } from "./held.js";
-import { changedFilter, colourNumbers, listen, onAddress, onTheme, readChoices, runColour } from "./host.js";
+import { changedFilter, colourNumbers, fetchListed, listen, onAddress, onTheme, readChoices, runColour } from "./host.js";
 import { marksOf } from "./marks.js";
 import { saveChart, saveHeatmap } from "./pictures.js";
 import { LABELS, kindOf } from "./scale.js";
@@ -24,7 +24,7 @@ const IDLE = 400; // milliseconds at rest before every record is read
 
 let runs = null; // until the first answer
 let look = theme(false);
-let library = null; // a promise of the chart library
+let library = null; // loads the chart library, once
 let turn = 0; // answers to older questions are dropped
 let answered = null; // when the server last did
 
@@ -103,14 +103,14 @@ async function refresh() {
   const problems = chosen.flatMap((run) => run.problems.map((text) => `${run.name}: ${text}`));
   const asked = fetchRecords(chosen).catch((error) => ({ records: {}, problems: {}, same: 0, failed: error.message }));
   const columns = columnsFor(byId("heatmap").clientWidth || byId("drift-card").clientWidth, chosen.length);
-  const shared = { chosen, columns, kind, statistic: current, look, colourOf, stale, choose, pickLayer, library, tree: treeOf(chosen) };
+  const shared = { chosen, columns, kind, statistic: current, look, colourOf, stale, choose, pickLayer, tree: treeOf(chosen) };
   if (current) await showPictures(shared, problems);
   else showProblems(problems);
   const answer = await asked;
   if (stale()) return;
   if (answer.failed) showProblems([...problems, answer.failed]);
   sideOf(chosen, answer.records);
-  await library;
+  await library();
   if (stale()) return;
   const whole = { ...shared, ...answer, panels: drawnPicture()?.panels ?? [], scale: drawnPicture()?.scales.weights };
   showSweep(whole);
@@ -157,11 +157,14 @@ async function showPictures(shared, problems) {
   }
 }
 
+const painted = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+
 async function drawPictures(shared, panels) {
   if (shared.stale()) return;
   byId("drift-card").removeAttribute("aria-busy");
   showDrift({ ...shared, panels: panels.map((panel) => ratesByLayer(panel, shared.statistic)), onPick: shared.pickLayer });
-  await library;
+  await painted();
+  await library();
   if (!shared.stale()) await showLines({ ...shared, panels });
 }
 
@@ -207,13 +210,13 @@ function showDown(error) {
   byId("loading").hidden = true;
 }
 
-async function load() {
+async function load(listing = null) {
   try {
-    const found = await fetchRuns();
+    const [found, listed] = await Promise.all([fetchRuns(listing), fetchListed()]);
     answered = new Date();
     byId("down").hidden = true;
     if (!found) return;
-    numbers = await colourNumbers(found.map((run) => run.name));
+    numbers = colourNumbers(found.map((run) => run.name), listed);
     runs = found;
   } catch (error) {
     showDown(error);
@@ -293,8 +296,9 @@ function connect() {
   }).observe(main);
 }
 
-export async function start(ready) {
-  library = ready;
+export async function start(charts, listing) {
+  let loading = null;
+  library = () => (loading ??= charts());
   takeAddress();
   const filter = changedFilter();
   if (!choices.runfilter && filter) choices.runfilter = filter;
@@ -311,7 +315,7 @@ export async function start(ready) {
       refresh();
     } else keep(); // TensorBoard's own navigation leaves a bare tab name
   });
-  await load();
+  await load(listing);
   setInterval(watch, HEARTBEAT);
   // TensorBoard says both at once when it has reloaded.
   const again = soon(() => {

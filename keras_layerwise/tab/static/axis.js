@@ -8,9 +8,13 @@ import { layerOf } from "./tree.js";
 const LETTER = 6.6; // pixels, of most; the style cuts what is wider still
 const AROUND = 56; // pixels for what stands beside a name
 
+const known = new WeakMap(); // states of the panels that are shown: opening a group changes none
+
 // A row's states in all runs: frozen, frozen in some, without weights that train.
 function statesOf(panels) {
+  if (known.has(panels)) return known.get(panels);
   const found = new Map();
+  known.set(panels, found);
   for (const { run, marks } of panels) {
     const trained = new Set(run.rows.filter((row) => row.trainable).map((row) => row.name));
     for (const row of run.rows) {

@@ -26,9 +26,12 @@ export async function beat() {
 
 let listed = null; // the last listing as it came
 
-// The runs, or null where nothing is new. Runs of a sweep share their rows.
-export async function fetchRuns() {
-  const text = await (await asked("runs")).text();
+// The runs, or null where nothing is new. Runs of a sweep share their rows. listing: an answer
+// that was asked for before.
+export async function fetchRuns(listing = null) {
+  const response = listing ? await listing : await asked("runs");
+  if (!response.ok) throw new Error(response.statusText);
+  const text = await response.text();
   if (text === listed) return null;
   const { runs, rows } = JSON.parse(text);
   listed = text;

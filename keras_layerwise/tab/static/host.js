@@ -51,7 +51,8 @@ export function writeChoices(choices) {
   );
   const hash = "#" + [...foreign, ...own].join("&");
   if (hash !== window.parent.location.hash) {
-    window.parent.history.replaceState(window.parent.history.state, "", hash);
+    const { pathname, search } = window.parent.location; // a page's base may lie elsewhere
+    window.parent.history.replaceState(window.parent.history.state, "", pathname + search + hash);
   }
 }
 
@@ -79,15 +80,18 @@ const COLOURS = {
 };
 const MEMBERS = ["", "/train", "/validation", "/drift", "/rates", "/hparams"];
 
+// TensorBoard's own runs, in the order of their start.
+export async function fetchListed() {
+  const answer = await fetch(new URL("../../runs", import.meta.url)).catch(() => null);
+  return answer?.ok ? answer.json() : [];
+}
+
 /**
  * Numbers of TensorBoard's colours by run. Null where two runs would have the same one: there are
  * seven, and the sub-directories of a run take one each.
  */
-export async function colourNumbers(names) {
+export function colourNumbers(names, listed) {
   if (names.length > COLOURS.light.length) return null;
-  const answer = await fetch(new URL("../../runs", import.meta.url)).catch(() => null);
-  if (!answer?.ok) return null;
-  const listed = await answer.json();
   const numbers = names.map((name) => {
     const places = MEMBERS.map((member) => listed.indexOf(name === "." && member ? member.slice(1) : name + member));
     return places.find((place) => place >= 0) % COLOURS.light.length;

@@ -4,6 +4,13 @@ const CHARTS = "vendor/plotly.js-cartesian-dist-min-4.1.1/plotly-cartesian.min.j
 
 const here = (name) => new URL(name, import.meta.url).href;
 
+// Every module of the page: asked for at once, not as each is found in another.
+const MODULES = [
+  "alarms", "app", "axis", "cards", "causes", "charts", "choices", "cursor", "data", "difference", "dom", "drift",
+  "forget", "heatmap", "held", "host", "lines", "marks", "paint", "pictures", "rates", "records", "scale", "side",
+  "sweep", "text", "tree", "values",
+];
+
 function loaded(element) {
   return new Promise((resolve, reject) => {
     element.addEventListener("load", resolve);
@@ -17,8 +24,13 @@ export async function render() {
     rel: "stylesheet",
     href: here("style.css"),
   });
-  const charts = Object.assign(document.createElement("script"), { src: here(CHARTS) });
-  const ready = loaded(charts); // large; what is drawn is asked for meanwhile
+  const link = (properties) => document.head.append(Object.assign(document.createElement("link"), properties));
+  for (const name of MODULES) link({ rel: "modulepreload", href: here(`${name}.js`) });
+  // Large, and busy for a third of a second: it arrives meanwhile and runs after the first picture.
+  link({ rel: "preload", as: "script", href: here(CHARTS), fetchPriority: "low" });
+  const charts = () => loaded(Object.assign(document.createElement("script"), { src: here(CHARTS) }));
+  const listing = fetch(here("runs"));
+  listing.catch(() => {}); // whoever reads it says so
   const [page, app] = await Promise.all([
     fetch(here("page.html")).then((response) => response.text()),
     import("./app.js"),
@@ -28,5 +40,5 @@ export async function render() {
   document.documentElement.lang = parsed.documentElement.lang;
   document.title = parsed.title;
   document.body.replaceChildren(...parsed.body.children);
-  await app.start(ready);
+  await app.start(charts, listing);
 }
