@@ -361,9 +361,10 @@ def _stamps(sources: Iterable[Source]) -> tuple[tuple[str, str, str], ...]:
     return tuple((s.run, s.tag, s.stamp) for s in sources)
 
 
-def _natural(name: str) -> list[str | int]:
-    """Sorts ``run`` before ``run-2`` and that before ``run-10``."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+def _natural(name: str) -> list[str | float]:
+    """Sorts ``run`` before ``run-2``, that before ``run-10``, and 0.75 before 0.9."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 _parse = functools.lru_cache(maxsize=256)(series_of)

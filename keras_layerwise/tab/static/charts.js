@@ -50,7 +50,7 @@ export function base(look) {
 export function logAxis(values) {
   const positive = values.filter((value) => value > 0 && value < Infinity);
   const many = positive.length && positive.reduce((a, b) => Math.max(a, b)) / positive.reduce((a, b) => Math.min(a, b)) > 30;
-  return { type: "log", dtick: many ? 1 : "D2" };
+  return { type: "log", ...(many ? { dtick: 1 } : { dtick: "D2", tickformat: "~g" }) };
 }
 
 export const FADED = 0.15; // of what a filter leaves out

@@ -79,7 +79,7 @@ export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onP
     for (const { leaf, x, y } of story) {
       if (named.has(leaf.key)) continue; // in the other run
       named.add(leaf.key);
-      annotations.push({ x: Math.log10(x), y: Math.log10(y), text: plain(visible(leaf.key).slice(-28)), font: { size: 10, color: look.soft }, showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: look.line, ax: 18, ay: -14, xanchor: "left" });
+      annotations.push({ x: Math.log10(x), y: Math.log10(y), text: plain(visible(leaf.key.split("/").at(-1)).slice(-28)), font: { size: 10, color: look.soft }, showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: look.line, ax: 18, ay: -14, xanchor: "left" });
     }
     return [{
       type: "scatter", mode: "markers", marker: { color: colour, size: 7 }, opacity: faded(run) ? FADED : 0.8, customdata: points.map(({ leaf }) => leaf.weights),

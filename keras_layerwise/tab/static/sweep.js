@@ -10,6 +10,7 @@ import { leavesBelow } from "./tree.js";
 import { halves } from "./values.js";
 
 const PICTURE = { width: 96, height: 18 };
+const PLAN = /^training\/callbacks\/[^/]+\/[^/]+\//; // each step of a callback's plan
 const COLUMNS = 12; // of values that differ; the others are in the comparison of two runs
 
 // Columns: {key, title, value(run) -> text or number, sort(run)}.
@@ -26,7 +27,7 @@ function columnsOf(records) {
     const [kind, ...rest] = name.split(" ");
     return { key: `result:${name}`, title: many ? rest.join(" ") : name, value: (record) => record.results[kind]?.[rest.join(" ")] };
   });
-  const causes = causesFirst([...keys].filter(isCause)).slice(0, COLUMNS);
+  const causes = causesFirst([...keys].filter((key) => isCause(key) && !PLAN.test(key))).slice(0, COLUMNS);
   const ofCause = causes.map((key) => ({ key: `value:${key}`, title: key.replace(/^(user|training)\//, ""), value: (record) => parsed(record.values[key]) }));
   return [...ofResult, ...ofCause];
 }
