@@ -1,7 +1,9 @@
 """The tab's page over a network with an outline, a sweep, and runs that are not whole."""
 
+import http.server
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -418,16 +420,25 @@ class TestRunFilter:
 class TestNotebook:
     def test_the_tab_works_in_the_frame_of_a_notebook(self, page, board):
         """As `%tensorboard` shows it: in a frame of a page of another port."""
-        notebook = f"http://127.0.0.1:{tab_browser.free_port()}/notebook"
-        page.route(
-            notebook,
-            lambda route: route.fulfill(
-                content_type="text/html",
-                body=f'<iframe id="tensorboard-frame" width="100%" height="800" frameborder="0" '
-                f'src="{board.url}#layerwise"></iframe>',
-            ),
+        shown = (
+            '<link rel="icon" href="data:,"><iframe id="tensorboard-frame" width="100%" '
+            f'height="800" frameborder="0" src="{board.url}#layerwise"></iframe>'
         )
-        page.goto(notebook)
+
+        class Notebook(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(shown.encode())
+
+            def log_message(self, *args):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Notebook) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            page.goto(f"http://127.0.0.1:{server.server_port}/")
+            server.shutdown()
         outer = page.frame_locator("#tensorboard-frame")
         frame = outer.frame_locator("iframe[src*='plugin_entry.html?name=layerwise']")
         frame.locator(tab_browser.DRAWN).wait_for()

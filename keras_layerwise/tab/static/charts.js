@@ -63,9 +63,8 @@ export function onSelection(chart, handlers) {
   if (wired) return;
   chart.on("plotly_click", ({ points }) => points[0].customdata && chart.handlers.pick(points[0].customdata));
   chart.on("plotly_selected", (event) => {
-    const found = new Set((event?.points ?? []).map(({ customdata }) => customdata).filter(Boolean));
-    window.Plotly.relayout(chart, { selections: [] });
-    if (event) chart.handlers.brush([...found]);
+    if (!event?.range) return; // the library says it again of what was drawn since
+    chart.handlers.brush([...new Set(event.points.map(({ customdata }) => customdata).filter(Boolean))]);
   });
 }
 
