@@ -282,7 +282,7 @@ class TestReadme:
         links = re.findall(r"\]\(([^)]+)\)", self.TEXT)
         assert [link for link in links if not link.startswith("https://")] == []
         here = r"https://(?:raw\.)?github(?:usercontent)?\.com/keras-layerwise/keras-layerwise/"
-        files = [re.sub(rf"{here}(?:(?:blob|tree)/)?main/", "", link) for link in links]
+        files = [re.sub(rf"{here}(?:(?:blob|tree)/)?main/|#.*", "", link) for link in links]
         files = [file for file in files if not file.startswith("https://")]
         assert len(files) > 5
         assert [file for file in files if not (ROOT / file).exists()] == []

@@ -22,6 +22,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# TensorBoard imports TensorFlow where there is one, which takes seconds and serves no page of ours.
 PATIENCE = 120.0  # seconds until something is taken to have failed; nothing is timed by it
 DRAWN = "body[data-drawn]"
 STRIP = 10  # pixels of a panel before its first column
