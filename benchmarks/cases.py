@@ -553,8 +553,8 @@ def _of_tab() -> Iterator[Case]:
 
 
 def _of_networks() -> Iterator[Case]:
-    yield Case("networks/rules", "rules for large networks", _figures(networks.rules))
-    yield Case("networks/lora", "slots after LoRA", _figures(networks.lora), headline=True)
+    yield Case("networks/rules", "rules for large networks", figures_of(networks.rules))
+    yield Case("networks/lora", "slots after LoRA", figures_of(networks.lora), headline=True)
 
 
 def all_cases() -> list[Case]:
