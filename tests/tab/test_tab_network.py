@@ -1,8 +1,6 @@
 """The tab's page over a network with an outline, a sweep, and runs that are not whole."""
 
-import html
 import json
-import urllib.parse
 
 import numpy as np
 import pytest
@@ -384,20 +382,3 @@ class TestServer:
         opened(page, board, runs=runs("net/a"))
         assert len(sizes) > 10
         assert sum(sizes.values()) <= 600_000
-
-
-class TestNotebook:
-    def test_the_tab_works_in_a_frame_of_a_page_on_another_port(self, page, board):
-        """As ``%tensorboard`` shows it."""
-        notebook = f"http://127.0.0.1:{tab_browser.free_port()}/"
-        address = f"{board.url}#layerwise&p.layerwise.runs={urllib.parse.quote(runs('net/a'))}"
-        cell = f'<iframe id="cell" width="1200" height="800" src="{html.escape(address)}"></iframe>'
-        page.route(
-            f"{notebook}**", lambda route: route.fulfill(content_type="text/html", body=cell)
-        )
-        page.goto(notebook)
-        frame = tab_browser.tab(page.frame_locator("#cell"))
-        frame.locator("#heatmap .panel").wait_for()
-        assert frame.locator("#heatmap .item.level2").count() == 0
-        settle(frame, lambda: frame.locator("#heatmap .item", has_text="block 3 ·").click())
-        assert frame.locator("#heatmap .item.level2").count() == 6
