@@ -22,7 +22,7 @@ VERSIONLESS = storage/test_fuzz.py storage/test_power.py tab/test_cache.py \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test properties fuzz walk bench check docs notebook coverage test-tensorflow test-jax test-torch test-oldest test-wheel format clean
+.PHONY: help demo test properties fuzz walk bench bench-quick check docs notebook coverage test-tensorflow test-jax test-torch test-oldest test-oldest-jax test-oldest-torch test-wheel format clean
 
 help:
 	@echo "make demo          learn five new digits from few examples, and see what is kept (under three minutes)"
@@ -31,10 +31,12 @@ help:
 	@echo "make fuzz          a million damaged files through every reader (hours)"
 	@echo "make walk          the parts of every architecture of keras.applications and KerasHub"
 	@echo "make bench         measure what the package costs on this machine"
+	@echo "make bench-quick   the most important of it in two minutes, with a verdict in one line"
 	@echo "make check         ruff and mypy"
 	@echo "make test-BACKEND  the tests on tensorflow, jax or torch"
 	@echo "make coverage      the tests on TensorFlow, and which lines of the package they reach"
 	@echo "make test-oldest   the tests on the oldest versions that pyproject.toml admits"
+	@echo "make test-oldest-BACKEND  a part of them so on jax or torch"
 	@echo "make test-wheel    build wheel and sdist, check them, install the wheel in a clean environment for each backend"
 	@echo "make docs          build the documentation into site/"
 	@echo "make notebook      make the guide a notebook and execute it, into build/"
@@ -58,6 +60,9 @@ walk: .venv/dev.stamp
 bench: .venv/dev.stamp
 	.venv/bin/python -m benchmarks
 
+bench-quick: .venv/dev.stamp
+	.venv/bin/python -m benchmarks --quick --output build/benchmarks
+
 check: .venv/dev.stamp
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -79,6 +84,13 @@ test-torch: .venv-torch/stamp
 test-oldest: .venv-oldest/stamp
 	KERAS_BACKEND=tensorflow .venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning \
 		$(VERSIONLESS:%=--ignore=tests/%)
+
+# On JAX and PyTorch a part of them: what trains, freezes, records and is loaded again.
+OLDEST = tests/optimizer/test_layerwise.py tests/optimizer/test_saving.py \
+	tests/drift/test_tracker.py tests/callbacks/test_weight_drift.py tests/backend/test_internals.py
+
+test-oldest-jax test-oldest-torch: test-oldest-%: .venv-oldest-%/stamp
+	KERAS_BACKEND=$* .venv-oldest-$*/bin/python $(PYTEST) -W ignore::DeprecationWarning $(OLDEST)
 
 # Each backend in an environment of its own, in which nothing was before.
 test-wheel: .venv/dev.stamp
@@ -108,7 +120,7 @@ format: .venv/dev.stamp
 	.venv/bin/ruff format .
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-wheel build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-oldest-jax .venv-oldest-torch .venv-wheel build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # demo.stamp has what the demonstration needs, dev.stamp all that developing does.
 .venv/%.stamp: pyproject.toml
@@ -124,6 +136,14 @@ clean:
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install -q "$(BACKEND)"
 	.venv-$*/bin/python -m pip install -q -e ".[$*,test]"
+	touch $@
+
+.venv-oldest-torch/stamp: BACKEND = $(TORCH)
+.venv-oldest-jax/stamp .venv-oldest-torch/stamp: .venv-oldest-%/stamp: pyproject.toml .ci/oldest.py
+	$(PYTHON) -m venv .venv-oldest-$*
+	.venv-oldest-$*/bin/python .ci/oldest.py $* > .venv-oldest-$*/constraints.txt
+	$(if $(BACKEND),.venv-oldest-$*/bin/python -m pip install -q "$(BACKEND)")
+	.venv-oldest-$*/bin/python -m pip install -q -c .venv-oldest-$*/constraints.txt -e ".[$*,test]"
 	touch $@
 
 .venv-oldest/stamp: pyproject.toml .ci/oldest.py

@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from benchmarks import machine, report
 
 RESULTS = Path(__file__).parent / "results"
+FIGURES = machine.ROOT / "docs" / "figures"
 
 
 def main() -> int:
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="cases, or patterns such as 'step/dense/*'")
     parser.add_argument("--quick", action="store_true", help="the most important in two minutes")
     parser.add_argument("--all", action="store_true", help="those too that take minutes each")
+    parser.add_argument("--small", action="store_true", help="a GPU's cases in a trial's sizes")
     parser.add_argument("--list", action="store_true", help="show the cases and stop")
     parser.add_argument("--seconds", type=float, help="for each case, beyond building it")
     parser.add_argument("--output", type=Path, help=f"folder instead of {RESULTS.name}/")
@@ -32,14 +34,19 @@ def main() -> int:
     options = parser.parse_args()
     if options.page:
         return _write_page()
+    if options.small and not options.output:
+        parser.error("--small only tries the path: say with --output where its figures go")
     backend = machine.choose_backend()
     # TensorFlow warns of many traces in one process, which is what is measured.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    from benchmarks import cases
+    from benchmarks import cases, device
 
+    every = cases.all_cases()
+    if options.names or options.list:  # a processor would take hours for a GPU's
+        every += device.all_cases(options.small)
     chosen = [
         case
-        for case in cases.all_cases()
+        for case in every
         if (
             any(fnmatch.fnmatch(case.name, name) for name in options.names)
             if options.names
@@ -47,7 +54,7 @@ def main() -> int:
         )
     ]
     if options.list or not chosen:
-        print(*(f"{case.name:36} {case.title}" for case in chosen or cases.all_cases()), sep="\n")
+        print(*(f"{case.name:36} {case.title}" for case in chosen or every), sep="\n")
         return 0 if options.list else 2
     about, when = machine.describe(), machine.revision()
     print(f"{report.machine_line(about)}; commit {when['commit']}", flush=True)
@@ -78,7 +85,10 @@ def main() -> int:
         path = _write(options.output or RESULTS, backend, about, done)
     if done:
         _draw(path)
-    print(f"{time.perf_counter() - start:.0f} s; failed: {', '.join(failed) or 'none'}")
+    took = f"{time.perf_counter() - start:.0f} s"
+    print(
+        f"verdict: {report.verdict(done.values())}; {took}; failed: {', '.join(failed) or 'none'}"
+    )
     return 1 if failed else 0
 
 
@@ -99,14 +109,20 @@ def _draw(path: Path) -> None:
     record = json.loads(path.read_text())
     path.with_suffix(".md").write_text(report.markdown(record))
     if importlib.util.find_spec("matplotlib"):
-        report.plots(record, path.parent)
+        folder = FIGURES / path.stem if path.parent == RESULTS else path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        report.plots(record, folder)
     else:
         print("No plots: matplotlib is not installed.")
     print(path)
 
 
 def _write_page() -> int:
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    """Writes what follows from the results files, which may come from another machine."""
+    found = sorted(RESULTS.glob("*.json"))
+    for path in found:
+        _draw(path)
+    records = {path.stem: json.loads(path.read_text()) for path in found}
     path = machine.ROOT / "docs" / "benchmarks.md"
     path.write_text(report.page(path.read_text(), records))
     return 0

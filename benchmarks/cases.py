@@ -8,10 +8,12 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,6 +23,8 @@ from benchmarks import drift, measure, models, networks, record
 from benchmarks.machine import ROOT, synchronise
 from benchmarks.measure import AGAIN, BASELINE
 from keras_layerwise import LayerwiseOptimizer, Rule
+from keras_layerwise.command import sweep
+from keras_layerwise.storage.schema import RECORD_FILE
 
 OURS, DRIFT, MULTI = "LayerwiseOptimizer", "WeightDrift", "MultiOptimizer"
 RATE = 1e-4
@@ -220,7 +224,7 @@ def updates(weights: int, groups: int) -> Callable[[float], dict[str, Any]]:
             optimizer = wrap(keras.optimizers.Adam(RATE))
             optimizer.build(variables)
             gradients = [keras.ops.ones(8) for _ in variables]
-            return _updater(optimizer, gradients, variables)
+            return updater(optimizer, gradients, variables)
 
         rules = {f"w{i}": 0.5 + (i % groups) / groups / 2 for i in range(weights)}
         sides = {
@@ -235,7 +239,8 @@ def updates(weights: int, groups: int) -> Callable[[float], dict[str, Any]]:
     return run
 
 
-def _updater(optimizer: Any, gradients: Any, variables: Any) -> Callable[[int], None]:
+def updater(optimizer: Any, gradients: Any, variables: Any) -> Callable[[int], None]:
+    """Applies the same gradients for some steps, and waits for the device."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
@@ -309,17 +314,20 @@ def peak_mib() -> float:
     return size / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _pairs(sample: Callable[[], drift.Pairs], base: str) -> Callable[[float], dict[str, Any]]:
+def pairs(sample: Callable[[], drift.Pairs], base: str) -> Callable[[float], dict[str, Any]]:
+    """Makes a case of samples of `WeightDrift` and of what it is held to."""
+
     def run(seconds: float) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # these models do not learn, which WeightDrift reports
-            pairs = sample()
-        return compared({base: [b for _, b in pairs], DRIFT: [a for a, _ in pairs]})
+            found = sample()
+        return compared({base: [b for _, b in found], DRIFT: [a for a, _ in found]})
 
     return run
 
 
-def _figures(measured: Callable[[], list[drift.Figure]]) -> Callable[[float], dict[str, Any]]:
+def figures_of(measured: Callable[[], list[drift.Figure]]) -> Callable[[float], dict[str, Any]]:
+    """Makes a case of what is no ratio."""
     return lambda seconds: {"figures": [figure._asdict() for figure in measured()]}
 
 
@@ -340,8 +348,6 @@ def _get_weights(model: Any) -> Callable[[], Any]:
 
 
 def _summary_scalars(model: Any) -> Callable[[], Any]:
-    import tempfile
-
     import tensorflow as tf
 
     writer = tf.summary.create_file_writer(tempfile.mkdtemp())
@@ -403,6 +409,8 @@ def _scale() -> Iterator[Case]:
             f"update of 300 weights in {groups} groups",
             updates(300, groups),
         )
+    for runs in (10, 100, 300):
+        yield Case(f"scale/runs/{runs}", f"list a sweep of {runs} runs", _listing(runs))
 
 
 def _sweep(mode: str) -> Iterator[Case]:
@@ -416,6 +424,32 @@ def _sweep(mode: str) -> Iterator[Case]:
                     name=f"sweep/{optimizer}/{width}/{size}",
                     run=_scaled(case.run, {"width": width, "batch": size, "optimizer": optimizer}),
                 )
+
+
+def _listing(runs: int) -> Callable[[float], dict[str, Any]]:
+    """Lists a sweep as the command does, and only parses its files."""
+
+    def run(seconds: float) -> dict[str, Any]:
+        text = (ROOT / "tests" / "saved" / "0.1" / "run" / RECORD_FILE).read_text()
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / f"run-{i}" / RECORD_FILE for i in range(runs)]
+            for path in paths:
+                path.parent.mkdir()
+                path.write_text(text)
+
+            def parsed(times: int) -> None:
+                for _ in range(times):
+                    for path in paths:
+                        json.loads(path.read_text())
+
+            def listed(times: int) -> None:
+                for _ in range(times):
+                    assert len(sweep.read(folder)[0]) == runs
+
+            samples = measure.in_turns({"json.loads": parsed, "list": listed}, seconds, 4)
+        return compared(samples, scale={"runs": runs})
+
+    return run
 
 
 def _scaled(
@@ -481,7 +515,7 @@ def _of_drift() -> Iterator[Case]:
         yield Case(
             f"drift/numpy/{name}",
             f"drift record, {name}, against a NumPy sum of weights and reference",
-            _pairs(lambda name=name: drift.record_against_numpy(name), "NumPy"),
+            pairs(lambda name=name: drift.record_against_numpy(name), "NumPy"),
             target=2.5,
             headline=True,
             quick=name == "mobilenet_v2",
@@ -489,19 +523,19 @@ def _of_drift() -> Iterator[Case]:
     yield Case(
         "drift/get_weights",
         "drift record, mobilenet_v2, against a get_weights() loop in NumPy",
-        _pairs(_record_against(_get_weights), "get_weights()"),
+        pairs(_record_against(_get_weights), "get_weights()"),
     )
     if keras.backend.backend() == "tensorflow":
         yield Case(
             "drift/scalars",
             "drift record, mobilenet_v2, against tf.summary.scalar per weight",
-            _pairs(_record_against(_summary_scalars), "tf.summary.scalar"),
+            pairs(_record_against(_summary_scalars), "tf.summary.scalar"),
         )
         for name in drift.MODELS:
             yield Case(
                 f"drift/tensorboard/{name}",
                 f"drift record, {name}, against TensorBoard(histogram_freq=1)",
-                _pairs(lambda name=name: drift.record_against_tensorboard(name), "TensorBoard"),
+                pairs(lambda name=name: drift.record_against_tensorboard(name), "TensorBoard"),
                 target=0.02,
                 headline=True,
             )
@@ -509,20 +543,20 @@ def _of_drift() -> Iterator[Case]:
         yield Case(
             f"drift/fit/{frequency}",
             f"fit with a drift record every {frequency} steps, {name}, batch 32",
-            _pairs(
+            pairs(
                 lambda n=name, f=frequency, c=count: drift.fit_with_and_without(n, f, c), "without"
             ),
             target=target,
             headline=True,
         )
-    yield Case("drift/figures", "sizes of a record", _figures(drift.figures), headline=True)
-    yield Case("record/figures", "the run record", _figures(record.figures), headline=True)
+    yield Case("drift/figures", "sizes of a record", figures_of(drift.figures), headline=True)
+    yield Case("record/figures", "the run record", figures_of(record.figures), headline=True)
     for size in (10**5, 10**6, 10**7, 10**8, 10**9):
         yield Case(
             f"scale/parameters/{size:.0e}".replace("+", ""),
             f"drift record of {size:.0e} parameters, against NumPy",
             lambda seconds, size=size: {
-                **_pairs(lambda: drift.elements(size), "NumPy")(seconds),
+                **pairs(lambda: drift.elements(size), "NumPy")(seconds),
                 "scale": {"parameters": size},
             },
             slow=size == 10**9,
@@ -539,15 +573,15 @@ def _of_tab() -> Iterator[Case]:
         yield Case(
             f"tab/{'fast' if load_fast else 'slow'}",
             f"the tab, --load_fast={load_fast}",
-            _figures(lambda fast=load_fast: measured(fast)),
+            figures_of(lambda fast=load_fast: measured(fast)),
             slow=True,
             headline=True,
         )
 
 
 def _of_networks() -> Iterator[Case]:
-    yield Case("networks/rules", "rules for large networks", _figures(networks.rules))
-    yield Case("networks/lora", "slots after LoRA", _figures(networks.lora), headline=True)
+    yield Case("networks/rules", "rules for large networks", figures_of(networks.rules))
+    yield Case("networks/lora", "slots after LoRA", figures_of(networks.lora), headline=True)
 
 
 def all_cases() -> list[Case]:
@@ -572,7 +606,7 @@ def all_cases() -> list[Case]:
     to_initial = [
         _step("dense", mode, 1, "adamw", to_initial=True, target=None, headline=True),
         _step("mobilenet", mode, 1, "adamw", to_initial=True, target=None),
-        Case("memory/to_initial", "decay to initial", _figures(_memory_to_initial), headline=True),
+        Case("memory/to_initial", "decay to initial", figures_of(_memory_to_initial), headline=True),
     ]
     first = _of_tensorflow() if backend == "tensorflow" else _of_others(mode)
     return [

@@ -1,66 +1,99 @@
-"""How many operations one update launches, counted and not timed.
+"""How many operations an update or a step launches, counted and not timed.
 
 On TensorFlow they are the operations of the traced graph, on JAX the
 instructions of the program that XLA compiled, on PyTorch what its profiler
-saw. The count is exact, so a test can hold it.
+saw: kernels on a GPU, calls of operations on a CPU. The count is exact, so a test can
+hold it.
 """
 
 import collections
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-
-from keras_layerwise import LayerwiseOptimizer
 
 FREE = frozenset({"Const", "Placeholder", "Identity", "NoOp", "parameter", "constant", "tuple"})
+# "name = shape kind(operands)", where the shape of several results stands in parentheses.
+INSTRUCTION = re.compile(r" = (?:\(.*?\)|\S+) ([\w-]+)\(")
+
+Counts = collections.Counter[str]
 
 
-def of_update(
-    make: Callable[[], Any], rules: Mapping[str, Any] | None, weights: int = 12
-) -> collections.Counter[str]:
-    """Counts the operations of one update of `weights` matrices, by kind.
+def of_update(optimizer: Any, variables: Sequence[Any]) -> Counts:
+    """Counts the operations of one update, by kind.
 
     Args:
-        make: makes the optimizer.
-        rules: for the weights ``w0``, ``w1`` …; None leaves the optimizer bare.
-        weights: how many there are.
+        optimizer: not yet built.
+        variables: what it updates.
     """
-    variables = [keras.Variable(np.ones((8, 8), "float32"), name=f"w{i}") for i in range(weights)]
-    optimizer = make() if rules is None else LayerwiseOptimizer(make(), rules)
     optimizer.build(variables)
-    gradients = [keras.ops.ones((8, 8)) for _ in variables]
-    count = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
-    found = count(optimizer, gradients, variables)
-    return collections.Counter({kind: n for kind, n in found.items() if kind not in FREE})
+    gradients = [keras.ops.ones(variable.shape) for variable in variables]
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        traced = tf.function(lambda *given: optimizer.apply(list(given), variables))
+        return of_graph(traced.get_concrete_function(*gradients).graph)
+    if backend == "jax":
+        import jax
+
+        values = [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
+        return of_program(jax.jit(optimizer.stateless_apply).lower(*values).compile().as_text())
+    optimizer.apply(gradients, variables)
+    return of_call(lambda: optimizer.apply(gradients, variables))
 
 
-def _tensorflow(optimizer: Any, gradients: Any, variables: Any) -> collections.Counter[str]:
-    import tensorflow as tf
+def of_step(model: Any, x: Any, y: Any) -> Counts:
+    """Counts the operations of one training step of a compiled model, by kind."""
+    model._symbolic_build(data_batch=(x, y))
+    model.make_train_function()
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
 
-    traced = tf.function(lambda *given: optimizer.apply(list(given), variables))
-    graph = traced.get_concrete_function(*gradients).graph
-    return collections.Counter(op.type for op in graph.get_operations())
+        traced = tf.function(model.train_step)
+        return of_graph(traced.get_concrete_function((x, y)).graph)
+    if backend == "jax":
+        import jax
+
+        kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+        state = model._get_jax_state(**{f"{kind}_variables": True for kind in kinds})
+        program = jax.jit(model.train_step, donate_argnums=0).lower(state, (x, y)).compile()
+        return of_program(program.as_text())
+    model.train()
+    model.train_function([(x, y)])
+    return of_call(lambda: model.train_function([(x, y)]))
 
 
-def _jax(optimizer: Any, gradients: Any, variables: Any) -> collections.Counter[str]:
-    import jax
-
-    values = [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
-    text = jax.jit(optimizer.stateless_apply).lower(*values).compile().as_text()
-    entry = text[text.index("ENTRY") :]
-    return collections.Counter(re.findall(r"= \S+ ([\w-]+)\(", entry))
+def of_graph(graph: Any) -> Counts:
+    """Counts the operations of a graph of TensorFlow."""
+    return _without_free(operation.type for operation in graph.get_operations())
 
 
-def _torch(optimizer: Any, gradients: Any, variables: Any) -> collections.Counter[str]:
+def of_program(text: str) -> Counts:
+    """Counts what a compiled program launches: the instructions of its entry."""
+    return _without_free(INSTRUCTION.findall(text[text.index("ENTRY") :]))
+
+
+def of_call(work: Callable[[], Any]) -> Counts:
+    """Counts what PyTorch's profiler sees of a call."""
     import torch
 
-    optimizer.apply(gradients, variables)
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    kinds = torch.profiler.ProfilerActivity
+    on_gpu = torch.cuda.is_available()
+    activities = [kinds.CPU, kinds.CUDA] if on_gpu else [kinds.CPU]
     with torch.profiler.profile(activities=activities) as profile:
-        optimizer.apply(gradients, variables)
-    return collections.Counter({event.key: event.count for event in profile.key_averages()})
+        work()
+        if on_gpu:
+            torch.cuda.synchronize()
+    if on_gpu:
+        on_device = torch.autograd.DeviceType.CUDA
+        kept = [event for event in profile.events() if event.device_type == on_device]
+    else:  # what an operation calls in turn is its own affair
+        kept = [event for event in profile.events() if event.cpu_parent is None]
+    return collections.Counter(event.name for event in kept)
+
+
+def _without_free(kinds: Any) -> Counts:
+    return collections.Counter(kind for kind in kinds if kind not in FREE)

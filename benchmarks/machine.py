@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -57,13 +58,24 @@ def synchronise() -> None:
             torch.cuda.synchronize()
 
 
+def _driver() -> str | None:
+    """The version of NVIDIA's driver, None without one."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    question = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(question, capture_output=True, text=True, check=False).stdout
+    return answer.partition("\n")[0].strip() or None
+
+
 def describe() -> dict[str, Any]:
     """What a reader needs to judge and to repeat a measurement."""
+    gpu = gpu_name()
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "gpu": gpu_name(),
+        "gpu": gpu,
+        **({"driver": _driver()} if gpu else {}),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
         "versions": {

@@ -15,6 +15,30 @@ def _dense(count: int, width: int) -> Any:
     return keras.Sequential([keras.Input((width,)), *blocks])
 
 
+def _language(depth: int, width: int, heads: int, vocabulary: int, length: int = 128) -> Any:
+    """A transformer in the sizes of BERT or GPT-2, made of Keras's layers."""
+    entry = keras.Input((length,), dtype="int32", name="tokens")
+    x = layers.Embedding(vocabulary, width, name="token")(entry)
+    x = layers.LayerNormalization(name="token_norm")(_Position(name="position")(x))
+    for i in range(depth):
+        attention = layers.MultiHeadAttention(heads, width // heads, name=f"block_{i}_attention")
+        seen = layers.LayerNormalization(name=f"block_{i}_norm")(x + attention(x, x))
+        wide = layers.Dense(4 * width, activation="gelu", name=f"block_{i}_wide")(seen)
+        x = seen + layers.Dense(width, name=f"block_{i}_narrow")(wide)
+        x = layers.LayerNormalization(name=f"block_{i}_last")(x)
+    return keras.Model(entry, layers.Dense(2, name="head")(x[:, 0]))
+
+
+class _Position(layers.Layer):
+    """Adds a learnt vector for each position."""
+
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=shape[1:], initializer="normal", name="table")
+
+    def call(self, x: Any) -> Any:
+        return x + self.table
+
+
 def _transformer(width: int = 128, length: int = 32) -> Any:
     """12 encoder layers, each of which is a model of its own."""
     x = entry = keras.Input((length, width))
@@ -40,6 +64,20 @@ def _embedding() -> Any:
     )
 
 
+def _convolutions() -> Any:
+    convolution = layers.Conv2D
+    return keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            convolution(8, 3, name="stem"),
+            layers.BatchNormalization(name="norm"),
+            convolution(8, 3, name="middle"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10, name="head"),
+        ]
+    )
+
+
 def _application(name: str, side: int) -> Any:
     return getattr(keras.applications, name)(
         weights=None, input_shape=(side, side, 3), classes=10, classifier_activation=None
@@ -54,6 +92,14 @@ MODELS: dict[str, tuple[str, Callable[[], Any], int]] = {  # title, model, batch
     "resnet": ("ResNet50", lambda: _application("ResNet50", 64), 4),
     "transformer": ("12-layer transformer", _transformer, 8),
     "embedding": ("Embedding, sparse", _embedding, 32),
+    # What a GPU is asked, and small ones to try the path with.
+    "bert": ("BERT-base, batch 32", lambda: _language(12, 768, 12, 30_522), 32),
+    "bert_tiny": ("2 layers of 32, batch 2", lambda: _language(2, 32, 2, 1000, 16), 2),
+    "resnet224": ("ResNet50, batch 32", lambda: _application("ResNet50", 224), 32),
+    "conv_tiny": ("2 convolutions, batch 2", _convolutions, 2),
+    "seven_wide": ("7 × 4096 dense, batch 256", lambda: _dense(7, 4096), 256),
+    "gpt2_xl": ("GPT-2 XL, 1.5 billion, batch 1", lambda: _language(48, 1600, 25, 50_257), 1),
+    "gpt2_tiny": ("4 layers of 64, batch 1", lambda: _language(4, 64, 4, 1000, 16), 1),
 }
 
 
@@ -82,9 +128,13 @@ def batch(name: str, model: Any) -> tuple[Any, Any]:
     size = spec(name)[2]
     rng = np.random.default_rng(0)
     shape = (size, *model.input_shape[1:])
-    x = rng.integers(0, 20_000, shape) if name == "embedding" else rng.normal(size=shape)
     y = rng.normal(size=(size, *model.output_shape[1:]))
-    dtype = "int32" if name == "embedding" else "float32"
+    dtype = model.inputs[0].dtype
+    if dtype == "int32":
+        table = next(layer for layer in model.layers if isinstance(layer, layers.Embedding))
+        x = rng.integers(0, table.input_dim, shape)
+    else:
+        x = rng.normal(size=shape)
     return keras.ops.convert_to_tensor(x, dtype), keras.ops.convert_to_tensor(y, "float32")
 
 
@@ -149,19 +199,26 @@ def _torch(model: Any, x: Any, y: Any) -> Callable[[int], None]:
     return run
 
 
-def torch_stepper(name: str, model: Any, rate: float, multipliers: Any) -> Callable[[int], None]:
-    """The same training in PyTorch's own words, with one parameter group for each rate."""
+def torch_optimizer(
+    model: Any, rate: float, multipliers: dict[str, float], kind: str = "Adam", **options: Any
+) -> Any:
+    """PyTorch's own optimizer, with one parameter group for each rate."""
     import torch
 
-    x, y = batch(name, model)
     members: dict[float, list[Any]] = {}
     for layer in model.layers:
         factor = multipliers.get(layer.name, 1.0)
         members.setdefault(factor, []).extend(v.value for v in layer.trainable_weights)
-    optimizer = torch.optim.Adam(
-        [{"params": found, "lr": rate * factor} for factor, found in members.items() if found],
-        eps=1e-7,
-    )
+    groups = [{"params": found, "lr": rate * factor} for factor, found in members.items() if found]
+    return getattr(torch.optim, kind)(groups, eps=1e-7, **options)
+
+
+def torch_stepper(name: str, model: Any, rate: float, multipliers: Any) -> Callable[[int], None]:
+    """The same training in PyTorch's own words."""
+    import torch
+
+    x, y = batch(name, model)
+    optimizer = torch_optimizer(model, rate, multipliers)
     model.train()
 
     def run(steps: int) -> None:

@@ -39,12 +39,27 @@ def figures(results: Iterable[dict[str, Any]]) -> list[list[str]]:
     return [
         [
             figure["what"],
-            f"{figure['value']:.3g} {figure['unit']}",
+            f"{_number(figure['value'])} {figure['unit']}".rstrip(),
             _target(figure["value"], figure["target"]),
         ]
         for result in results
         for figure in result.get("figures", ())
     ]
+
+
+def verdict(results: Iterable[dict[str, Any]]) -> str:
+    """How many targets were held, and which were not, on one line."""
+    held, missed = 0, []
+    for result in results:
+        own = [(r, side) for side, r in result.get("ratios", {}).items() if side in OURS]
+        told = [(result["title"], _short(r["median"]), _held(result, r)) for r, _ in own]
+        told += figures([result])
+        for what, value, said in told:
+            held += said.endswith(": held")
+            if said.endswith(": **missed**"):
+                missed.append(f"{what} ({value}, {said.partition(':')[0]})")
+    count = held + len(missed)
+    return f"{held} of {count} targets held" + (f"; missed: {'; '.join(missed)}" * bool(missed))
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -66,6 +81,8 @@ def machine_line(machine: dict[str, Any]) -> str:
     versions = machine["versions"]
     names = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
     device = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
+    if machine.get("driver"):
+        device += f" with driver {machine['driver']}"
     return f"{device}, {machine['memory_gib']} GiB; {names}"
 
 
@@ -91,11 +108,15 @@ def markdown(record: dict[str, Any]) -> str:
 def page(text: str, records: dict[str, dict[str, Any]]) -> str:
     """`text` with the headline figures of all machines between the markers."""
     parts = []
-    for record in records.values():
+    for stem, record in records.items():
         for backend, part in record.items():
             shown = [case for case in part["cases"].values() if case["headline"]]
             if shown:
                 parts += [f"{backend}: {machine_line(part['machine'])}", table(shown)]
+                parts += [verdict(shown) + "."]
+            if lines := growth(part["cases"]):
+                parts += [_table(["grows with", "from", "to", "side", "slope"], lines)]
+            parts += [f"![{name}](figures/{name})" for name in pictures(stem, backend, part)]
     if not any(part["machine"]["gpu"] for record in records.values() for part in record.values()):
         parts.append("Figures from a GPU are missing: none could be had.")
     body = "\n\n".join(parts)
@@ -103,6 +124,40 @@ def page(text: str, records: dict[str, dict[str, Any]]) -> str:
     if not pattern.search(text):
         raise ValueError(f"The page has no {BEGIN} and {END}; put both where the table belongs.")
     return pattern.sub(lambda _: f"{BEGIN}\n{body}\n{END}", text)
+
+
+QUANTITIES = ("weights", "groups", "parameters", "runs")
+
+
+def scaled(cases: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The cases of each quantity that was scaled, in the order of its size."""
+    found = {
+        quantity: [case for name, case in cases.items() if name.startswith(f"scale/{quantity}/")]
+        for quantity in QUANTITIES
+    }
+    return {
+        quantity: sorted(points, key=lambda case: case["scale"][quantity])
+        for quantity, points in found.items()
+        if len(points) > 1
+    }
+
+
+def growth(cases: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """For each quantity and side, what one more costs."""
+    lines = []
+    for quantity, points in scaled(cases).items():
+        xs = [case["scale"][quantity] for case in points]
+        for side in points[0]["seconds"]:
+            slope = measure.slope(xs, [case["seconds"][side] for case in points])
+            each = f"{_seconds(slope)} per {quantity.rstrip('s')}"
+            lines.append([quantity, f"{xs[0]:,}", f"{xs[-1]:,}", side, each])
+    return lines
+
+
+def pictures(stem: str, backend: str, part: dict[str, Any]) -> list[str]:
+    """The files that `plots` draws of a backend, below the folder of all pictures."""
+    drawn = [*scaled(part["cases"]), *(["sweep"] if sweep(part["cases"]) else [])]
+    return [f"{stem}/{backend}-{name}.svg" for name in drawn]
 
 
 def plots(record: dict[str, Any], folder: Path) -> list[Path]:
@@ -114,14 +169,7 @@ def plots(record: dict[str, Any], folder: Path) -> list[Path]:
 
     made = []
     for backend, part in record.items():
-        for quantity in ("weights", "groups", "parameters"):
-            points = [
-                case
-                for name, case in part["cases"].items()
-                if name.startswith(f"scale/{quantity}/")
-            ]
-            if len(points) < 2:
-                continue
+        for quantity, points in scaled(part["cases"]).items():
             xs = [case["scale"][quantity] for case in points]
             figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
             for side in points[0]["seconds"]:
@@ -229,6 +277,10 @@ def _target(value: float, most: float | None) -> str:
     if most is None:
         return ""
     return f"≤ {most:g}: {'held' if value <= most else '**missed**'}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _short(value: float) -> str:

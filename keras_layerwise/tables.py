@@ -1,5 +1,6 @@
-"""Tables for the console, in the look of ``model.summary()``."""
+"""Tables for the console, in the look of ``model.summary()``, and for notebooks."""
 
+import html
 import io
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -32,6 +33,30 @@ def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
         console.print(table, width=width)
     lines = capture.get().splitlines()
     return "\n".join([title, *(line.rstrip() for line in lines)])
+
+
+def render_html(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The table of `render` for a notebook; cells are shown as they are, never as HTML.
+
+    Example:
+    >>> render_html("a < b", ["#n"], [[1]])[:29]
+    '<table><caption>a &lt; b</cap'
+    """
+
+    def line(kind: str, texts: Sequence[Any]) -> str:
+        styled = [
+            f'<{kind} style="text-align:{"right" if column.startswith("#") else "left"}">'
+            f"{html.escape(str(text))}</{kind}>"
+            for column, text in zip(columns, texts, strict=True)
+        ]
+        return f"<tr>{''.join(styled)}</tr>"
+
+    head = line("th", [column.removeprefix("#") for column in columns])
+    body = "".join(line("td", row) for row in rows)
+    return (
+        f"<table><caption>{html.escape(title)}</caption><thead>{head}</thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
 
 
 def printable(text: str) -> str:

@@ -1,11 +1,14 @@
 """The arithmetic and the tables of the benchmarks; nothing here is timed."""
 
+import fnmatch
 import math
+import subprocess
 
+import keras
 import numpy as np
 import pytest
 
-from benchmarks import auto_freeze, machine, measure, report
+from benchmarks import auto_freeze, cases, device, machine, measure, report
 from benchmarks.measure import Ratio
 
 
@@ -111,11 +114,13 @@ def test_what_is_no_ratio_has_a_table_of_its_own():
     figures = [
         {"what": "a record", "value": 79.04, "unit": "bytes", "target": 78},
         {"what": "a start", "value": 1.5, "unit": "s", "target": None},
+        {"what": "operations", "value": 4561, "unit": "", "target": None},
     ]
     written = report.table([result(), {"title": "sizes", "headline": True, "figures": figures}])
     assert written.count("| what |") == 2
     assert "| a record | 79 bytes | ≤ 78: **missed** |" in written
     assert "| a start | 1.5 s |  |" in written
+    assert "| operations | 4,561 |  |" in written
 
 
 def test_the_page_gets_the_headlines_between_its_markers():
@@ -137,6 +142,66 @@ def test_the_page_gets_the_headlines_between_its_markers():
 def test_one_file_for_each_kind_of_machine():
     assert machine.kind(ABOUT) == "some-cpu-2-0ghz-2-cores"
     assert machine.kind({**ABOUT, "gpu": "NVIDIA H100"}) == "nvidia-h100"
+
+
+def test_the_verdict_is_one_line_with_every_missed_target():
+    figures = [
+        {"what": "a record", "value": 79.0, "unit": "bytes", "target": 78},
+        {"what": "a start", "value": 1.5, "unit": "s", "target": None},
+    ]
+    found = [
+        result(strict=False),
+        result(title="too slow", target=0.5),
+        {"title": "sizes", "figures": figures},
+        result(target=None),
+    ]
+    assert report.verdict(found) == (
+        "1 of 3 targets held; missed: too slow (1.010, ≤ 0.5); a record (79 bytes, ≤ 78)"
+    )
+    assert report.verdict(found[:1]) == "1 of 1 targets held"
+
+
+def test_growth_has_the_slope_of_each_side_and_a_picture():
+    def point(count, seconds):
+        return result(
+            headline=False, scale={"weights": count}, seconds={"bare": seconds, "ours": 2 * seconds}
+        )
+
+    cases = {"scale/weights/30": point(30, 0.3), "scale/weights/10": point(10, 0.1)}
+    assert report.growth(cases) == [
+        ["weights", "10", "30", "bare", "10 ms per weight"],
+        ["weights", "10", "30", "ours", "20 ms per weight"],
+    ]
+    record = {"jax": {"machine": ABOUT, "cases": cases}}
+    page = report.page(f"{report.BEGIN}{report.END}", {"cpu": record})
+    assert "![cpu/jax-weights.svg](figures/cpu/jax-weights.svg)" in page
+
+
+@pytest.fixture
+def chunks():
+    """The lines of the script's table for this backend."""
+    script = machine.ROOT / "benchmarks" / "gpu.sh"
+    run = subprocess.run([script, "chunks"], check=True, capture_output=True, text=True)
+    lines = [line.split() for line in run.stdout.splitlines()]
+    return [line for line in lines if line[1] == keras.backend.backend()]
+
+
+class TestOnAGPU:
+    """The script's path is tried with ``SMALL=1``, which takes minutes; this holds its table."""
+
+    @pytest.mark.parametrize("small", [False, True])
+    def test_every_case_is_in_a_chunk_and_every_chunk_has_cases(self, chunks, small):
+        names = {case.name for case in device.all_cases(small)}
+        every = names | {case.name for case in cases.all_cases()}
+        found = [{n for n in every for p in c[3:] if fnmatch.fnmatch(n, p)} for c in chunks]
+        assert all(found)
+        assert names <= set().union(*found)
+
+    def test_a_chunk_ends_in_time(self, chunks):
+        names = [case.name for case in [*device.all_cases(False), *cases.all_cases()]]
+        for name, _, seconds, *patterns in chunks:
+            count = sum(any(fnmatch.fnmatch(case, p) for p in patterns) for case in names)
+            assert count * float(seconds) <= 180, name  # the rest of ten minutes is for building
 
 
 class TestSweep:

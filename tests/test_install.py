@@ -1,5 +1,9 @@
-"""What is installed, and what is said where a backend is missing."""
+"""What is installed, under which licences, and what is said where a backend is missing."""
 
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -68,6 +72,78 @@ def test_nothing_is_installed_without_its_dependencies():
         *ROOT.rglob("docs/*.md"),
     ]:
         assert "--no-deps" not in path.read_text(), path
+
+
+def test_an_extra_raises_the_bounds_of_the_package():
+    path = ROOT / ".ci" / "oldest.py"
+    spec = importlib.util.spec_from_file_location("oldest", path)
+    oldest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(oldest)
+    project = {
+        "dependencies": ["keras>=3.10.0", "rich>=13.0.0"],
+        "optional-dependencies": {"jax": ["jax>=0.10.0", "keras>=3.9.0", "rich>=13.10", "six<2"]},
+    }
+    assert oldest.bounds(project, "jax") == {"keras": "3.10.0", "rich": "13.10", "jax": "0.10.0"}
+
+
+class TestLicences:
+    """Everything that comes along may be passed on with a program under Apache-2.0."""
+
+    # Those that ask for no more than to be named, and the Mozilla licence of certifi's list.
+    ADMITTED = re.compile(
+        r"(3-Clause |0)?BSD\b.*|Apache\b.*|MIT\b.*|PSF-2.0|Python Software.*|ISC\b.*|Zlib|CC0-1.0"
+        r"|BSL-1.0|MPL-2.0|Mozilla Public License 2.0.*|The Unlicense.*|Unlicense"
+    )
+
+    @staticmethod
+    def needed():
+        """The distributions that the package and its backend need, also through others."""
+        todo, found = ["keras-layerwise", keras.backend.backend()], {}
+        while todo:
+            name = todo.pop()
+            try:
+                found[name] = importlib.metadata.distribution(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue  # for another system, or another Python
+            for text in found[name].requires or ():
+                requirement = Requirement(text)
+                wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+                if wanted and requirement.name not in found:
+                    todo.append(requirement.name)
+        return found
+
+    @staticmethod
+    def licences(distribution):
+        about = distribution.metadata
+        if about["License-Expression"]:
+            return re.split(r" AND | OR ", re.sub(r"[()]", "", about["License-Expression"]))
+        named = [one for one in about.get_all("Classifier") or () if one.startswith("License ::")]
+        if named:
+            return [one.split(" :: ")[-1] for one in named]
+        if about["License"]:
+            return [about["License"].splitlines()[0]]
+        texts = [path.read_text() for path in distribution.files or () if path.name == "LICENSE"]
+        return re.findall("Apache License|MIT License|BSD License", " ".join(texts))[:1]
+
+    def test_those_of_everything_that_is_needed_are_compatible(self):
+        found = {name: self.licences(one) for name, one in self.needed().items()}
+        assert len(found) > 15
+        others = {
+            name: licences
+            for name, licences in found.items()
+            if not licences or not all(self.ADMITTED.fullmatch(one) for one in licences)
+        }
+        assert others == {}
+
+    def test_the_library_of_the_tab_is_the_one_that_was_released(self):
+        static = ROOT / "keras_layerwise" / "tab" / "static"
+        (folder,) = (static / "vendor").iterdir()
+        about = json.loads((folder / "package.json").read_text())
+        assert folder.name == f"{about['name']}-{about['version']}"
+        assert about["license"] == "MIT"
+        assert (folder / "LICENSE").read_text().startswith("MIT License")
+        digest = hashlib.sha256((folder / about["main"]).read_bytes()).hexdigest()
+        assert f"`{digest}`" in (static / "README.md").read_text()
 
 
 class TestRelease:

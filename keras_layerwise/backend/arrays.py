@@ -16,6 +16,7 @@ import numpy.typing as npt
 from keras import ops
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_SMALL = 1 << 12  # elements of a weight that is read together with others
 _CHUNK = 1 << 22  # elements that PyTorch, which does not fuse, reduces at a time on a device
 
 
@@ -202,23 +203,45 @@ def _read_tensorflow(variables: Sequence[Any]) -> Callable[[], list[list[Piece]]
     import tensorflow as tf
 
     bfloat16 = [variable.dtype == "bfloat16" for variable in variables]
+    sizes = [int(np.prod(variable.shape)) for variable in variables]
+    # To hand an array out of TensorFlow takes longer than to copy a small one.
+    small = [
+        i
+        for i, variable in enumerate(variables)
+        if variable.dtype == "float32" and sizes[i] <= _SMALL and "CPU" in variable.value.device
+    ]
+    large = [i for i in range(len(variables)) if i not in set(small)]
+    ends = np.cumsum([sizes[i] for i in small]).tolist()
+    places = [
+        (i, slice(end - sizes[i], end), tuple(variables[i].shape))
+        for i, end in zip(small, ends, strict=True)
+    ]
 
     @tf.function  # type: ignore[untyped-decorator]
     def values() -> list[Any]:
         # NumPy has no bfloat16, so its bits are passed.
-        return [
-            tf.bitcast(variable.value, tf.uint16) if special else tf.identity(variable.value)
-            for variable, special in zip(variables, bfloat16, strict=True)
+        apart = [
+            tf.bitcast(variables[i].value, tf.uint16)
+            if bfloat16[i]
+            else tf.identity(variables[i].value)
+            for i in large
         ]
+        together = [tf.reshape(variables[i].value, [-1]) for i in small]
+        return [*apart, tf.concat(together, 0)] if small else apart
 
     # To find the trace anew at each call takes as long as half of the reads.
     concrete = values.get_concrete_function()
 
     def read() -> list[list[Piece]]:
-        return [
-            [Piece(_of_tensorflow(tensor, special), ())]
-            for tensor, special in zip(concrete(), bfloat16, strict=True)
-        ]
+        found = concrete()
+        pieces: list[list[Piece]] = [[]] * len(variables)
+        for i, tensor in zip(large, found, strict=False):
+            pieces[i] = [Piece(_of_tensorflow(tensor, bfloat16[i]), ())]
+        if small:
+            together = _of_tensorflow(found[-1], False)
+            for i, place, shape in places:
+                pieces[i] = [Piece(together[place].reshape(shape), ())]
+        return pieces
 
     return read
 

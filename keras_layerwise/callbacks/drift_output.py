@@ -1,6 +1,5 @@
 """What `WeightDrift` makes of its records: event files and sinks, tables, pictures."""
 
-import html
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from keras_layerwise.storage import charts, schema
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.schema import Facts, Row, Series
 from keras_layerwise.storage.sinks import Sink, Sinks
-from keras_layerwise.tables import render
+from keras_layerwise.tables import render, render_html
 
 MOST_ROWS = 60
 """More rows than these are shown by part of the outline, where the model has one."""
@@ -229,22 +228,7 @@ def summary(record: DriftRecord, statistics: Sequence[Statistic], about: str) ->
 
 def summary_html(record: DriftRecord, statistics: Sequence[Statistic], about: str) -> str:
     """The record as a table for a notebook."""
-    title, columns, cells = _cells(record, statistics, about)
-
-    def line(kind: str, texts: Sequence[str]) -> str:
-        styled = [
-            f'<{kind} style="text-align:{"right" if column.startswith("#") else "left"}">'
-            f"{html.escape(text)}</{kind}>"
-            for column, text in zip(columns, texts, strict=True)
-        ]
-        return f"<tr>{''.join(styled)}</tr>"
-
-    head = line("th", [column.removeprefix("#") for column in columns])
-    body = "".join(line("td", list(map(str, row))) for row in cells)
-    return (
-        f"<table><caption>{html.escape(title)}</caption><thead>{head}</thead>"
-        f"<tbody>{body}</tbody></table>"
-    )
+    return render_html(*_cells(record, statistics, about))
 
 
 def _cells(

@@ -6,7 +6,7 @@ no second look at its elements.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ COLUMNS = (
 COUNT, SHIFT, SQUARE, LARGEST, TOTAL, SCATTER, DOT, NONFINITE = range(len(COLUMNS))
 
 _BLOCK = 1 << 17  # elements whose working copies stay in the processor's cache
-_RUN = 1 << 10  # elements summed in the weight's own precision before float64 takes over
+_RUN = 1 << 10  # most elements summed in the weight's own precision before float64 takes over
 _SMALL = 1 << 12  # elements up to which weights are cheaper done together
 _SPREAD = 0.1  # below this share of the sum of squares, the variance loses digits to cancellation
 _TINY = 1e-15  # below it the square of a float32 loses digits
@@ -67,15 +67,15 @@ class Comparison:
             for i, view in zip(batch.members, batch.views(), strict=True):
                 self.references[i] = view.reshape(references[i].shape)
         self._blocks = [
-            (i, slice(at, at + _BLOCK), _working(reference.dtype))
+            (i, block, (-1, run), _working(reference.dtype))
             for i, reference in enumerate(references)
             if not _is_small(reference)
-            for at in range(0, reference.size, _BLOCK)
+            for block, run in _cut(reference.size)
         ]
-        self._owners = np.array([i for i, _, _ in self._blocks], np.intp)
+        self._owners = np.array([i for i, *_ in self._blocks], np.intp)
         self._memory = {
             working: np.empty((3, _BLOCK), working)
-            for working in {working for _, _, working in self._blocks}
+            for working in {working for *_, working in self._blocks}
         }
 
     def measure(self, weights: Sequence[Array]) -> Sums:
@@ -90,11 +90,12 @@ class Comparison:
             for i in dict.fromkeys(self._owners.tolist())
         }
         with np.errstate(all="ignore"):  # NaN and infinity are results here
-            for part, (i, block, working) in zip(parts, self._blocks, strict=True):
+            for part, (i, block, runs, working) in zip(parts, self._blocks, strict=True):
                 weight, reference = flat[i]
-                _block(weight[block], reference[block], self._memory[working], part)
+                w, r = weight[block].reshape(runs), reference[block].reshape(runs)
+                _block(w, r, self._memory[working], part)
             for k in _doubtful(parts):
-                i, block, _ = self._blocks[k]
+                i, block, *_ = self._blocks[k]
                 _exact(flat[i][0][block], flat[i][1][block], parts[k])
             sums = merge(parts, self._owners, len(weights))
             for batch in self._batches:
@@ -136,41 +137,44 @@ def _working(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float32 if np.can_cast(dtype, np.float32) else np.float64
 
 
+def _cut(size: int) -> Iterator[tuple[slice, int]]:
+    """Blocks of a weight, each with the length of the runs that it is whole in."""
+    # Most sizes are products of small numbers, and need no shorter run at the end.
+    run = next((n for n in range(_RUN, _RUN // 4, -1) if size % n == 0), min(_RUN, size))
+    whole, step = size - size % run, _BLOCK - _BLOCK % run
+    for at in range(0, whole, step):
+        yield slice(at, min(at + step, whole)), run
+    if whole < size:
+        yield slice(whole, size), size - whole
+
+
 def _block(w: Array, r: Array, memory: Array, part: Array) -> None:
-    work, own, other = memory[:, : w.size]
+    """The sums of a block, given as rows of which each is summed in its own precision."""
+    work, own, other = memory[:, : w.size].reshape(3, *w.shape)
     if w.dtype != work.dtype:
         np.copyto(own, w)
         np.copyto(other, r)
         w, r = own, other
     np.subtract(w, r, out=work)
-    part[COUNT] = w.size
-    part[SHIFT] = _dot(work, None)
-    part[LARGEST] = max(np.maximum.reduce(work), -np.minimum.reduce(work))
-    part[SQUARE] = _dot(work, work)
-    part[DOT] = _dot(w, r)
-    part[TOTAL] = total = _dot(w, None)
-    squares, around_zero = _dot(w, w), total * total / w.size
-    part[SCATTER] = squares - around_zero
-    if part[SCATTER] < _SPREAD * squares:
+    ones = _ones(w.dtype)[: w.shape[1]]
+    # A product with ones is BLAS's, and thrice as fast as a sum.
+    runs = np.empty((5, len(w)), w.dtype)
+    np.vecdot(work, ones, out=runs[0])
+    np.vecdot(work, work, out=runs[1])
+    np.vecdot(w, r, out=runs[2])
+    np.vecdot(w, ones, out=runs[3])
+    np.vecdot(w, w, out=runs[4])
+    shift, square, dot, total, squares = np.add.reduce(runs, axis=1, dtype=np.float64).tolist()
+    largest = max(np.maximum.reduce(work, axis=None), -np.minimum.reduce(work, axis=None))
+    scatter = squares - total * total / w.size
+    if scatter < _SPREAD * squares:
         # A small spread around a large mean would lose its digits: take the mean off first.
         centre = w.dtype.type(total / w.size)
         np.subtract(w, centre, out=work)
         left = total - float(centre) * w.size
-        part[SCATTER] = max(_dot(work, work) - left * left / w.size, 0.0)
-
-
-def _dot(a: Array, b: Array | None) -> float:
-    """The sum of ``a * b``, or of `a`: a product with ones is BLAS's, and thrice as fast."""
-    runs = a.size // _RUN * _RUN
-    ones = _ones(a.dtype)
-    total = 0.0
-    if runs:
-        rows = a[:runs].reshape(-1, _RUN)
-        partial = np.vecdot(rows, ones if b is None else b[:runs].reshape(-1, _RUN))
-        total = float(np.add.reduce(partial, dtype=np.float64))
-    if runs < a.size:
-        total += float(np.vecdot(a[runs:], ones[: a.size - runs] if b is None else b[runs:]))
-    return total
+        around = float(np.add.reduce(np.vecdot(work, work), dtype=np.float64))
+        scatter = max(around - left * left / w.size, 0.0)
+    part[:] = w.size, shift, square, largest, total, scatter, dot, 0
 
 
 @functools.cache

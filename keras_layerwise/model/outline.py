@@ -9,6 +9,7 @@ from typing import Any
 from keras_layerwise.backend.internals import own_weights
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import placing, structure
+from keras_layerwise.tables import render_html
 
 
 class Part:
@@ -126,6 +127,10 @@ class Outline:
             rows.append((kind, name, str(part.depth), shown, f"{count:,}"))
         return rows
 
+    @property
+    def _title(self) -> str:
+        return f'Outline of "{self.name}": {len(self.blocks)} blocks, by {self.how}'
+
     def __str__(self) -> str:
         heading = ("Part", "Name", "Depth", "Layers", "Parameters")
         rows = [heading, *self._rows()]
@@ -139,13 +144,14 @@ class Outline:
             for row in rows
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        title = f'Outline of "{self.name}": {len(self.blocks)} blocks, by {self.how}'
-        return "\n".join([title, *lines, *([self._hint] if self._hint else [])])
+        return "\n".join([self._title, *lines, *([self._hint] if self._hint else [])])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        heading = ("Part", "Name", "#Depth", "Layers", "#Parameters")
+        hint = f"<p>{html.escape(self._hint)}</p>" if self._hint else ""
+        return render_html(self._title, heading, self._rows()) + hint
 
 
 def outline(

@@ -4,6 +4,7 @@ Reading it back parses JSON and runs no code.
 """
 
 import dataclasses
+import html
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +16,14 @@ from keras_layerwise.storage import compact, files, stores
 from keras_layerwise.storage.schema import RECORD_FILE
 from keras_layerwise.storage.values import (
     Differences,
+    as_text,
     differences,
     fingerprint,
     flat,
     is_unknown,
     parsed,
 )
+from keras_layerwise.tables import render_html
 
 VERSION = 1
 PACKED = 2  # of files, in which what layers and weights have alike is written once
@@ -143,6 +146,22 @@ class Record:
         the same as far as known; unknown: training/batch_size
         """
         return differences(flat(self.values), flat(other.values))
+
+    def _repr_html_(self) -> str:
+        """The record for a notebook: what came out and what the user set, the rest folded."""
+        title = f"Run: {self.status}" + (f", began {self.started}" if self.started else "")
+        parts = {"results": self.results, "user": self.values.get("user", {}), **self.values}
+        shown = {name: flat(values) for name, values in parts.items()}
+        if self.error:
+            shown = {"error": {"error": self.error}, **shown}
+        return f"<strong>{html.escape(title)}</strong>" + "".join(
+            f"<details{'' if name in self.values and name != 'user' else ' open'}>"
+            f"<summary>{name} ({len(values)})</summary>"
+            + render_html(name, ("Key", "Value"), ((k, as_text(v)) for k, v in values.items()))
+            + "</details>"
+            for name, values in shown.items()
+            if values
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The record as the plain values of its file."""

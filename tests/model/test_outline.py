@@ -530,4 +530,6 @@ def test_the_table_shows_each_part():
         "block",
         "neck",
     ]
-    assert outline(residual(named=True))._repr_html_().startswith("<pre>Outline of &quot;")
+    shown = outline(residual(named=True))._repr_html_()
+    assert "3 blocks, by names</caption>" in shown
+    assert shown.count("<tr>") == 1 + len(["stem", *range(3), "neck", "head"])

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -242,3 +243,22 @@ def test_settings_that_are_packed_otherwise_are_refused(tmp_path, layers):
     (tmp_path / "hyperparameters.json").write_text(json.dumps({"version": 2, **groups}))
     with pytest.raises(RecordError, match="architecture/layers can not be read"):
         load_record(tmp_path)
+
+
+def test_a_notebook_shows_what_came_out_and_was_set_and_folds_the_rest():
+    found = dataclasses.replace(
+        record(seed=1, name="<b>mine</b>"),
+        status="failed",
+        error="ValueError: no",
+        results={"final": {"loss": 0.5}},
+    )
+    found.values["training"]["epochs"] = 3
+    shown = found._repr_html_()
+    opened, folded = shown.partition("<details><summary>training")[::2]
+    assert "Run: failed" in opened
+    assert all(text in opened for text in ("final/loss", "0.5", "seed", "ValueError: no"))
+    assert "epochs" in folded
+    assert "epochs" not in opened
+    assert "&lt;b&gt;mine" in shown
+    assert "<b>mine" not in shown
+    ElementTree.fromstring(f"<div>{shown.replace(' open>', '>')}</div>")  # every tag is closed
