@@ -606,7 +606,9 @@ def all_cases() -> list[Case]:
     to_initial = [
         _step("dense", mode, 1, "adamw", to_initial=True, target=None, headline=True),
         _step("mobilenet", mode, 1, "adamw", to_initial=True, target=None),
-        Case("memory/to_initial", "decay to initial", figures_of(_memory_to_initial), headline=True),
+        Case(
+            "memory/to_initial", "decay to initial", figures_of(_memory_to_initial), headline=True
+        ),
     ]
     first = _of_tensorflow() if backend == "tensorflow" else _of_others(mode)
     return [
