@@ -121,7 +121,7 @@ def test_the_folds_of_a_cross_validation_are_runs_of_their_own(tmp_path):
 def test_other_data_in_a_later_fit_of_a_run_is_a_warning(tmp_path):
     model = network()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         for _ in range(2):
             model.fit(X, Y, verbose=0, callbacks=[kl.FreezeHyperparameters(tmp_path)])
     first = kl.load_record(tmp_path).provenance["data"]
