@@ -243,15 +243,50 @@ ASKED = {
     ),
 }  # fmt: skip
 
-# Backbones of several networks that are built from others, or of none of the kinds here.
-NOT_BUILT = {
-    "BASNetBackbone", "BLIP2Backbone", "CLIPBackbone", "DFineBackbone", "DeepLabV3Backbone",
-    "DepthAnythingBackbone", "Gemma3nBackbone", "Gemma4Backbone", "MetaCLIP2Backbone",
-    "MobileNetV5Backbone", "PARSeqBackbone", "RetinaNetBackbone", "SAM3PromptableConceptBackbone",
-    "SAMBackbone", "SegFormerBackbone", "SigLIPBackbone", "SmolLMBackbone",
-    "StableDiffusion3Backbone", "T5Gemma2Backbone", "XceptionBackbone", "Backbone",
-    "FeaturePyramidBackbone",
+# Of several networks, built in `composed_backbones`. Blocks: of the encoder, then of the decoder.
+COMPOSED = {
+    "BLIP2Backbone": 7,  # 2 of the vision encoder, 2 of the query transformer, 3 of the text model
+    "DFineBackbone": 8,  # 5 of HGNetV2, 3 of the decoder
+    "DeepLabV3Backbone": 8,  # of the ResNet; the pyramid is the head
+    "Gemma4Backbone": 5,  # 2 of the vision encoder, 3 of the decoder
+    "MobileNetV5Backbone": 3,
+    "PARSeqBackbone": 3,  # of the ViT; its one decoder layer is in the head
+    "RetinaNetBackbone": 8,  # of the ResNet; the pyramid is the head
+    "SegFormerBackbone": 5,  # of the MiT
+    "T5Gemma2Backbone": 5,
+    "XceptionBackbone": 3,
+}
+BESIDE = "neither comes first"
+# name: (what the error says, what mends it, the number of blocks that it gives)
+COMPOSED_ASKED = {
+    # Two towers: the blocks of one are taken, the other is what lies outside.
+    "CLIPBackbone": (BESIDE, {"block": r"text_encoder/encoder_block_\d+"}, 3),
+    "MetaCLIP2Backbone": (BESIDE, {"block": r"text_encoder/encoder_block_\d+"}, 3),
+    "SigLIPBackbone": (BESIDE, {"block": r"text_encoder/encoder_block_\d+"}, 3),
+    "SAMBackbone": (
+        BESIDE,
+        {"block": r"windowed_transformer_encoder(?:_\d+)?", "head": "sam_prompt_encoder"},
+        3,
+    ),
+    "SAM3PromptableConceptBackbone": (
+        BESIDE, {"block": r"sam3_detr_(?:en|de)coder/layer_\d+"}, 4,
+    ),
+    "StableDiffusion3Backbone": (BESIDE, {"block": r"joint_block_\d+"}, 3),
+    # One layer holds the image, audio and text networks.
+    "Gemma3nBackbone": (
+        "a layer that holds most of the network", {"block": r"decoder_block_\d+"}, 3,
+    ),
+    # The ResNet's first layers are kept by the model, which does not call them.
+    "BASNetBackbone": (
+        "not in the graph.*conv1_conv", {"stem": ["conv1_conv", "conv1_bn"]}, 14,
+    ),
+    # The neck's layers are numbered, and nothing tells where they are called.
+    "DepthAnythingBackbone": (
+        "cannot be told: resize", {"head": ["resize", *(f"convs_{i}" for i in range(4))]}, 4,
+    ),
 }  # fmt: skip
+ALIASES = {"SmolLMBackbone": "SmolLM3Backbone"}
+NO_NETWORK = {"Backbone", "FeaturePyramidBackbone"}  # classes to derive from
 
 
 def backbone(name, given):
@@ -280,8 +315,10 @@ def tasks_of(cls):
 
 def test_no_backbone_is_left_out():
     models = pytest.importorskip("keras_hub").models
-    known = BACKBONES.keys() | ASKED.keys() | NOT_BUILT
+    known = BACKBONES.keys() | ASKED.keys() | COMPOSED.keys() | COMPOSED_ASKED.keys()
+    known |= ALIASES.keys() | NO_NETWORK
     assert {name for name in dir(models) if name.endswith("Backbone")} <= known
+    assert all(getattr(models, a, 0) is getattr(models, b, 0) for a, b in ALIASES.items())
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -313,3 +350,26 @@ def test_backbone_that_is_asked_about(name):
     with pytest.raises(RuleError, match=message):
         outline(body)
     assert len(outline(body, block).blocks) == count
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_backbone_of_others(name):
+    check(composed(name), COMPOSED[name])
+
+
+@pytest.mark.parametrize("name", COMPOSED_ASKED)
+def test_backbone_of_others_that_is_asked_about(name):
+    message, arguments, count = COMPOSED_ASKED[name]
+    body = composed(name)
+    with pytest.raises(RuleError, match=message):
+        outline(body)
+    assert len(outline(body, **arguments).blocks) == count
+
+
+def composed(name):
+    models = pytest.importorskip("keras_hub").models
+    if not hasattr(models, name):
+        pytest.skip(f"this version of KerasHub has no {name}")
+    from tests.model.composed_backbones import BUILDERS
+
+    return BUILDERS[name]()
