@@ -282,7 +282,9 @@ COMPOSED_ASKED = {
     ),
     # The neck's layers are numbered, and nothing tells where they are called.
     "DepthAnythingBackbone": (
-        "cannot be told: resize", {"head": ["resize", *(f"convs_{i}" for i in range(4))]}, 4,
+        "cannot be told: resize",
+        {"head": ["dinov2_backbone/layernorm", "resize", *(f"convs_{i}" for i in range(4))]},
+        4,
     ),
 }  # fmt: skip
 ALIASES = {"SmolLMBackbone": "SmolLM3Backbone"}
