@@ -284,7 +284,7 @@ COMPOSED_ASKED = {
     "DepthAnythingBackbone": (
         "cannot be told: resize",
         {"head": ["dinov2_backbone/layernorm", "resize", *(f"convs_{i}" for i in range(4))]},
-        4,
+        8,  # 4 of DINOv2, 4 that fuse its features
     ),
 }  # fmt: skip
 ALIASES = {"SmolLMBackbone": "SmolLM3Backbone"}
