@@ -1,4 +1,4 @@
-"""Runs as clusters and tuners make them; what TensorFlow alone can tell."""
+"""Runs as clusters, tuners and other libraries make them; what TensorFlow alone can tell."""
 
 import os
 import subprocess
@@ -93,6 +93,26 @@ def test_the_trials_of_a_tuner_are_runs_with_their_number_and_values(tmp_path):
     assert {record["user"]["project"] for record in records} == {"x"}
     best = min(records, key=lambda record: record.results["best"]["val_loss"])
     assert best["user"]["rate"] == tuner.get_best_hyperparameters()[0].get("rate")
+
+
+def test_the_folds_of_a_cross_validation_are_runs_of_their_own(tmp_path):
+    selection = pytest.importorskip("sklearn.model_selection")
+    from keras.wrappers import SKLearnRegressor
+
+    callback = kl.FreezeHyperparameters(tmp_path / "fold")
+    scores = selection.cross_val_score(
+        SKLearnRegressor(lambda X, y: network()),  # noqa: N803 - the names that scikit-learn has
+        X,
+        Y[:, 0],
+        cv=3,
+        params={"epochs": 2, "verbose": 0, "callbacks": [callback]},
+    )
+    assert np.isfinite(scores).all()
+    for name in ("fold", "fold-2", "fold-3"):
+        record = kl.load_record(tmp_path / name)
+        assert record.status == "finished"
+        assert not record.resumptions
+    assert not (tmp_path / "fold-4").exists()
 
 
 def test_other_data_in_a_later_fit_of_a_run_is_a_warning(tmp_path):
