@@ -8,10 +8,9 @@ from keras_layerwise import LayerwiseOptimizer
 
 BACKEND = keras.backend.backend()
 
-# Operations that an update may have beyond the bare optimizer's: on PyTorch the lists of rates
-# take a call for each of a few operations; on JAX each weight's rate is an instruction.
-# Make a number smaller when the code gets better, so that it stays so.
-BEYOND_BARE = {"tensorflow": lambda weights: 0, "torch": lambda weights: 4, "jax": lambda n: n + 2}
+# Operations that an update may have beyond the bare optimizer's, however many weights there are:
+# on PyTorch the vector of rates is made, multiplied and parted, on JAX the vector is passed on.
+BEYOND_BARE = {"tensorflow": 0, "torch": 4, "jax": 1}
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +19,8 @@ def counts():
     model = keras.applications.MobileNetV2(
         weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=2
     )
-    # XLA takes half a minute for all of them.
-    variables = model.trainable_variables[: 30 if BACKEND == "jax" else None]
+    # XLA would take half a minute for all of them.
+    variables = model.trainable_variables[: 12 if BACKEND == "jax" else None]
 
     def of(rules=None):
         inner = keras.optimizers.Adam(1e-3)
@@ -32,11 +31,11 @@ def counts():
 
     each = models.groups(model, None)
     assert len(set(each.values())) > 100
-    return {"bare": of(), "none": of({}), "each": of(each), "weights": len(variables)}
+    return {"bare": of(), "none": of({}), "each": of(each)}
 
 
 def test_a_rate_for_each_layer_launches_as_many_as_the_bare_optimizer(counts):
-    assert counts["each"] - counts["bare"] <= BEYOND_BARE[BACKEND](counts["weights"])
+    assert counts["each"] - counts["bare"] <= BEYOND_BARE[BACKEND]
 
 
 def test_without_rules_it_is_no_more_either(counts):
