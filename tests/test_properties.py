@@ -310,7 +310,7 @@ def test_each_setting_is_the_first_rules_that_says_it_and_each_rule_has_an_effec
     ]  # fmt: skip
     expected, effective, complaints = {}, [], []
     for selector, rule in asked:
-        complaint = repr(selectors.label(selector))
+        complaint = repr(selectors.label(selector)) if selector else repr(selector)
         try:
             picked = [i for i in selectors.select(selector, found) if i in may_train]
         except RuleError as error:

@@ -38,7 +38,9 @@ def config_of(value: Any) -> dict[str, Any] | None:
         return {name: getattr(value, name) for name in names if hasattr(value, name)} or None
     for key, member in config.items():
         if isinstance(member, Mapping) and "class_name" in member:
-            config[key] = getattr(value, key, member)
+            # A layer's `dtype` is that of its weights, which its policy decides.
+            name = "dtype_policy" if key == "dtype" else key
+            config[key] = getattr(value, name, member)
     return config
 
 

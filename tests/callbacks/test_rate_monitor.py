@@ -208,7 +208,9 @@ def test_the_parts_of_a_gan_show_the_rates_of_their_own_optimizers(tmp_path):
                 self.own.append(kl.LayerwiseOptimizer(inner, rules, model=part))
                 self.own[-1].build(part.trainable_variables)
 
-    with kl.run(tmp_path, Gan()) as run:
+    with kl.run(tmp_path, gan := Gan()) as run:
+        for weight in gan.trainable_variables:
+            weight.assign(weight + 1.0)
         run.step()
     ((about, _, (values,)),) = series(tmp_path)
     found = dict(zip([row.name for row in about.rows], values.tolist(), strict=True))
