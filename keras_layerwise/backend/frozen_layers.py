@@ -38,8 +38,14 @@ def freeze_in_calls(model: Any, layers: Callable[[], frozenset[int]]) -> None:
         with _as_frozen(found):
             return original(*args, **kwargs)
 
-    setattr(call, _MARK, True)
+    setattr(call, _MARK, layers)
     object.__setattr__(model, "call", call)  # past the tracking of Keras and of PyTorch
+
+
+def frozen_in_calls(model: Any) -> frozenset[int]:
+    """The ``id`` of the layers that compute as frozen in calls of `model`."""
+    found: frozenset[int] = getattr(vars(model).get("call"), _MARK, frozenset)()
+    return found
 
 
 @contextlib.contextmanager

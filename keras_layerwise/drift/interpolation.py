@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from keras_layerwise import tables
 from keras_layerwise.backend import arrays
+from keras_layerwise.backend.frozen_layers import frozen_in_calls
 from keras_layerwise.drift import sources
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.errors import RuleError
@@ -195,8 +196,8 @@ def reestimate_averages(model: Any, data: Any, batch_size: int = 32) -> int:
     """Replaces the moving averages of `BatchNormalization` by those over `data`.
 
     Interpolated weights put out other means than either end; this gives each
-    normalisation the plain average over the batches. Layers that do not train
-    keep theirs, as in training.
+    normalisation the plain average over the batches. Layers that do not train,
+    by their flag or by a rule, keep theirs, as in training.
 
     Args:
         model: a built model.
@@ -223,10 +224,13 @@ def reestimate_averages(model: Any, data: Any, batch_size: int = 32) -> int:
     >>> float(norm.moving_mean[0])
     2.0
     """
+    frozen = frozen_in_calls(model)
     layers = {
         id(layer): layer
         for site in sites(model)
-        if isinstance(layer := site.layer, keras.layers.BatchNormalization) and layer.trainable
+        if isinstance(layer := site.layer, keras.layers.BatchNormalization)
+        and layer.trainable
+        and id(layer) not in frozen
     }
     if not layers:
         raise ValueError(f"{model.name!r} has no BatchNormalization that trains.")

@@ -221,6 +221,19 @@ class TestAverages:
         with pytest.raises(ValueError, match="no BatchNormalization that trains"):
             kl.reestimate_averages(model, np.ones((4, 1)))
 
+    def test_a_layer_that_a_rule_freezes_keeps_its_own_and_is_not_counted(self):
+        held, free = (keras.layers.BatchNormalization(name=n) for n in ("held", "free"))
+        model = keras.Sequential([keras.Input((3,)), held, free, keras.layers.Dense(1)])
+        optimizer = kl.LayerwiseOptimizer("sgd", {"held": kl.Rule(frozen=True)})
+        model.compile(optimizer, "mse")
+        x = np.random.default_rng(0).normal(3.0, size=(8, 3)).astype("float32")
+        model.fit(x, np.zeros((8, 1)), verbose=0)
+        before = models.numpy(held.moving_mean)
+        assert kl.reestimate_averages(model, x) == 1
+        np.testing.assert_array_equal(models.numpy(held.moving_mean), before)
+        scale = 1 / np.sqrt(1.0 + held.epsilon)
+        np.testing.assert_allclose(models.numpy(free.moving_mean), scale * x.mean(0), rtol=1e-4)
+
     def test_without_a_batch_it_is_an_error(self):
         model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
         with pytest.raises(ValueError, match="no batch"):
