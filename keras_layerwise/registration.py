@@ -53,7 +53,7 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
 
 
 def _advice(error: ImportError | ValueError) -> str:
-    """What to install or to set where Keras cannot load its backend."""
+    """Tells what to install or to set where Keras cannot load its backend."""
     installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
     missing = (getattr(error, "name", None) or "").partition(".")[0]
     if missing in BACKENDS and missing not in installed:

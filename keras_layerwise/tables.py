@@ -12,7 +12,7 @@ import rich.table
 
 
 def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as text; cells are shown as they are, never as markup.
+    """Gives a table as text; cells are shown as they are, never as markup.
 
     Args:
         title: a line above the table.
@@ -36,7 +36,7 @@ def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
 
 def render_html(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """The table of `render` for a notebook; cells are shown as they are, never as HTML.
+    """Gives the table of `render` for a notebook; cells are shown as they are, never as HTML.
 
     Example:
     >>> render_html("a < b", ["#n"], [[1]])[:29]
@@ -60,7 +60,7 @@ def render_html(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def printable(text: str) -> str:
-    r"""`text` with what would steer the terminal written out.
+    r"""Gives `text` with what would steer the terminal written out.
 
     Example:
     >>> printable("a\x1b[31mb")
@@ -70,5 +70,5 @@ def printable(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """A setting as text, ``-`` for none."""
+    """Gives a setting as text, ``-`` for none."""
     return "-" if value is None else f"{value:.6g}"

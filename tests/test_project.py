@@ -234,6 +234,27 @@ def tracked():
     return [ROOT / name for name in run.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
+def unlike_a_verb(path):
+    """The functions whose docstrings begin with something else than a verb of the third person."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        text = isinstance(node, ast.FunctionDef) and ast.get_docstring(node)
+        kinds = {
+            ast.unparse(decorator).split(".")[-1]
+            for decorator in getattr(node, "decorator_list", [])
+        }
+        if not text or kinds & {"property", "cached_property"}:
+            continue
+        first = text.split()[0]
+        if not re.fullmatch("[A-Z][a-z]+s", first) or first in ("Its", "This", "Those"):
+            yield f"{node.name}: {text.splitlines()[0]}"
+
+
+class TestWords:
+    @pytest.mark.parametrize("name", SOURCES)
+    def test_a_function_says_what_it_does_with_a_verb(self, name):
+        assert list(unlike_a_verb(SOURCES[name])) == []
+
+
 class TestFiles:
     # Each character class keeps the expression from finding itself.
     ELSEWHERE = re.compile(

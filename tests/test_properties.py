@@ -1,6 +1,6 @@
 """What holds for every model, every name and every input, however hostile.
 
-CI runs one round of 11,790 cases, `make properties` a million. `PROPERTY_ROUNDS`
+CI runs one round of 11,850 cases, `make properties` a million. `PROPERTY_ROUNDS`
 sets the number of rounds; the cases that held are counted at the end.
 """
 

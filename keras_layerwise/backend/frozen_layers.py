@@ -43,7 +43,7 @@ def freeze_in_calls(model: Any, layers: Callable[[], frozenset[int]]) -> None:
 
 
 def frozen_in_calls(model: Any) -> frozenset[int]:
-    """The ``id`` of the layers that compute as frozen in calls of `model`."""
+    """Gives the ``id`` of the layers that compute as frozen in calls of `model`."""
     found: frozenset[int] = getattr(vars(model).get("call"), _MARK, frozenset)()
     return found
 

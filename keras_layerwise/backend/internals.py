@@ -75,7 +75,7 @@ def own_state(layer: Any) -> list[Any]:
 
 
 def is_state(layer: Any, weight: Any) -> bool:
-    """Whether `weight` belongs to `layer` itself and is never trained."""
+    """Tells whether `weight` belongs to `layer` itself and is never trained."""
     return any(weight is own for own in layer._non_trainable_variables)
 
 
@@ -90,7 +90,7 @@ def set_trainable_flag(layer: Any, value: bool) -> None:
 
 
 def is_of_keras(layer: Any) -> bool:
-    """Whether the class of `layer` is one of Keras's own, and not a subclass of it."""
+    """Tells whether the class of `layer` is one of Keras's own, and not a subclass of it."""
     return type(layer).__module__.startswith(("keras.src.layers.", "keras.layers."))
 
 
@@ -211,12 +211,12 @@ def track(optimizer: Any, variable: Any) -> None:
 
 
 def uses_decay(optimizer: Any, weight: Any) -> bool:
-    """Whether weight decay, where there is any, is applied to the weight."""
+    """Tells whether weight decay, where there is any, is applied to the weight."""
     return bool(optimizer._use_weight_decay(weight))
 
 
 def updates_at_once(optimizer: Any) -> bool:
-    """Whether the optimizer updates all weights in one call, as most do on PyTorch."""
+    """Tells whether the optimizer updates all weights in one call, as most do on PyTorch."""
     return hasattr(optimizer, "_parallel_update_step")
 
 
@@ -310,7 +310,7 @@ def keras_seed() -> int | None:
 
 
 def numpy_is_seeded() -> bool:
-    """Whether NumPy's global generator was seeded; which seed it was is not kept."""
+    """Tells whether NumPy's global generator was seeded; which seed it was is not kept."""
     return np.random.mtrand._rand._bit_generator.seed_seq is None
 
 
@@ -322,13 +322,13 @@ def tensorflow_seed() -> int | None:
 
 
 def tensorflow_is_deterministic() -> bool:
-    """Whether ``tf.config.experimental.enable_op_determinism`` was called."""
+    """Tells whether ``tf.config.experimental.enable_op_determinism`` was called."""
     config = importlib.import_module("tensorflow.python.framework.config")
     return bool(config.is_op_determinism_enabled())
 
 
 def has_strategy(model: Any) -> bool:
-    """Whether `model` was made under a TensorFlow strategy of the user's choice."""
+    """Tells whether `model` was made under a TensorFlow strategy of the user's choice."""
     strategy = getattr(model, "distribute_strategy", None)
     if strategy is None or "tensorflow" not in sys.modules:
         return False
@@ -450,7 +450,7 @@ def as_written(method: Any) -> Any:
 
 
 def in_graph() -> bool:
-    """Whether TensorFlow is tracing a function now."""
+    """Tells whether TensorFlow is tracing a function now."""
     return backend() == "tensorflow" and not (
         importlib.import_module("tensorflow").executing_eagerly()
     )

@@ -8,7 +8,7 @@ import keras
 
 
 def is_chief() -> bool:
-    """Whether this process writes, of those that train together.
+    """Tells whether this process writes, of those that train together.
 
     On TensorFlow they are told by the environment variable ``TF_CONFIG``, on
     PyTorch by ``torch.distributed``.
@@ -44,7 +44,7 @@ def _tensorflow_index() -> int:
 
 
 def has_workers(strategy: Any) -> bool:
-    """Whether this is TensorFlow's strategy for several processes."""
+    """Tells whether this is TensorFlow's strategy for several processes."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf

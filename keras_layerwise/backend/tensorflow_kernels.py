@@ -17,7 +17,7 @@ from keras_layerwise.backend.fused import Update
 
 
 def _is_dense(variable: Any, gradient: Any) -> bool:
-    """Whether the gradient is dense, and the weight a resource that a kernel can write to."""
+    """Tells whether the gradient is dense, and the weight a resource that a kernel can write to."""
     import tensorflow as tf
 
     return isinstance(gradient, tf.Tensor) and hasattr(variable, "handle")
@@ -180,7 +180,7 @@ def _rmsprop_update(
 def _rmsprop_in_two(
     optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any, shared: Any
 ) -> None:
-    """Without momentum there is no slot that the kernel for RMSprop could write to."""
+    """Updates by two smaller kernels: without momentum RMSprop has no slot for its own to write."""
     import tensorflow as tf
 
     velocity = optimizer._velocities[position].value

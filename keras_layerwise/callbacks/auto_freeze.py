@@ -97,7 +97,7 @@ class AutoFreeze(keras.callbacks.Callback):
         return self._follower.below(self._follower.start)
 
     def get_config(self) -> dict[str, Any]:
-        """The settings, as a record shows them."""
+        """Gives the settings, as a record shows them."""
         return {
             "interval": self.interval,
             "percentile": self.percentile,
@@ -201,11 +201,11 @@ class _Follower:
         return settling.first_unsettled(previous, moved.tolist(), self.start, percentile)
 
     def pays(self, more: int, steps_left: int, trace_cost: int) -> bool:
-        """Whether freezing so many more blocks earns back the trace that it costs."""
+        """Tells whether freezing so many more blocks earns back the trace that it costs."""
         return settling.pays(steps_left, trace_cost, more, len(self._blocks))
 
     def below(self, start: int) -> list[Any]:
-        """The parts under block `start`: the stem, where there is one, and the blocks."""
+        """Gives the parts under block `start`: the stem, where there is one, and the blocks."""
         stem = [self._parts.stem] if self._parts.stem.weights else []
         return [*stem, *self._blocks[:start]] if start else []
 
@@ -215,11 +215,11 @@ class _Follower:
         self.start = start
 
     def step(self) -> int:
-        """The optimizer's step."""
+        """Gives the optimizer's step."""
         return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
 
     def _frozen_already(self) -> int:
-        """How many blocks at the bottom are frozen, in a run that goes on."""
+        """Tells how many blocks at the bottom are frozen, in a run that goes on."""
         for i, block in enumerate(self._blocks[:-1]):
             if not all(found.frozen for found in self._optimizer.selected(block)):
                 return i

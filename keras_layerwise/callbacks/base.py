@@ -77,13 +77,13 @@ class RunCallback(keras.callbacks.Callback):
     # What subclasses implement.
 
     def on_run_begin(self) -> None:
-        """Called when the run of this ``fit`` is known, before its first step."""
+        """Acts when the run of this ``fit`` is known, before its first step."""
 
     def on_run_end(self, error: BaseException | None) -> None:
-        """Called when training has ended, with what it raised; `close` follows."""
+        """Acts when training has ended, with what it raised; `close` follows."""
 
     def differences_from(self, directory: Path) -> Sequence[Any]:
-        """What of the configuration is other than in the run in `directory`, a line each."""
+        """Tells what of the configuration is other than in the run in `directory`, a line each."""
         return ()
 
     # What they use.
@@ -105,11 +105,11 @@ class RunCallback(keras.callbacks.Callback):
         return None if self._run is None else self._run.directory
 
     def step(self) -> int:
-        """The run's step: one growing line over every ``fit`` and ``compile``."""
+        """Gives the run's step: one growing line over every ``fit`` and ``compile``."""
         return self.run.step(self.model)
 
     def rate(self) -> float | None:
-        """The learning rate of the optimizer that trains; None where it has none."""
+        """Gives the learning rate of the optimizer that trains; None where it has none."""
         return learning_rate(self.model)
 
     def open_writer(self, name: str, flush_seconds: float = 10.0) -> None:
@@ -122,7 +122,7 @@ class RunCallback(keras.callbacks.Callback):
             self._writer = EventWriter(self.directory / name, flush_seconds)
 
     def outputs(self) -> tuple[Sink, ...]:
-        """Who takes records: the event file and the sinks; nobody in the other processes."""
+        """Lists who takes records: the event file and the sinks; nobody in the other processes."""
         sinks = (self._sinks,) if self._sinks.sinks and is_chief() else ()
         return sinks if self._writer is None else (self._writer, *sinks)
 
@@ -218,7 +218,7 @@ class RunCallback(keras.callbacks.Callback):
         atexit.register(self._at_exit)
 
     def _at_exit(self) -> None:
-        """A custom loop never calls on_train_end: the run is closed as the interpreter exits."""
+        """Closes the run as the interpreter exits: a custom loop never calls on_train_end."""
         self.on_train_error(SystemExit("the process ended in the middle of training"))
 
     def _steps_per_epoch(self) -> int | None:

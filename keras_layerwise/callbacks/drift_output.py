@@ -56,7 +56,7 @@ class Output:
         return self._writer.lost
 
     def write(self, record: DriftRecord, about: str) -> None:
-        """One record: vectors of rows and of blocks, what is frozen, and scalars."""
+        """Writes one record: vectors of rows and of blocks, what is frozen, and scalars."""
         items: list[tuple[Series, str, npt.ArrayLike]] = []
         if record.rows is not self._rows:  # others than before, or frozen otherwise
             self._rows = record.rows
@@ -97,7 +97,7 @@ class Output:
         self._sinks.scalars(found, step, "Beside the drift at the same step.")
 
     def alarms(self, alarms: Sequence[Alarm], step: int) -> None:
-        """Alarms, for the tab and as text."""
+        """Writes alarms, for the tab and as text."""
         messages = [
             schema.alarm(alarm.kind, row, step, alarm.message)
             for alarm in alarms
@@ -107,7 +107,7 @@ class Output:
         self._sinks.text("drift/alarms", "\n".join(f"* {a.message}" for a in alarms), step)
 
     def heatmap(self, records: Sequence[DriftRecord], statistic: str, about: str) -> None:
-        """One statistic of all records as an image, with its legend."""
+        """Writes one statistic of all records as an image, with its legend."""
         step = records[-1].step
         names, table = over_time(records, statistic)
         picture, wide, tall = charts.heatmap(table.T)
@@ -123,7 +123,7 @@ class Output:
             self._writer.summary(charts.layout(list(self._facts), names), record.step)
 
     def histograms(self, tracker: Tracker, step: int) -> None:
-        """The distribution of w - w₀ of each row."""
+        """Writes the distribution of w - w₀ of each row."""
         view = tracker.view
         for i, row in enumerate(view.rows):
             members = np.flatnonzero(view.groups == i).tolist()
@@ -161,14 +161,14 @@ class ReferenceFile:
 
 
 def shown(record: DriftRecord) -> tuple[tuple[Group, ...], dict[str, Values]]:
-    """The rows that people are shown, and their values: layers, or parts of many layers."""
+    """Gives the rows that people are shown, and their values: layers, or parts of many layers."""
     if len(record.rows) > MOST_ROWS and record.blocks:
         return record.blocks, record.by_block
     return record.rows, record.values
 
 
 def history(records: Sequence[DriftRecord], statistics: Sequence[Statistic]) -> dict[str, Any]:
-    """``step`` [n], ``layers`` (names), and [n, layers] per statistic."""
+    """Gives ``step`` [n], ``layers`` (names), and [n, layers] per statistic."""
     found: dict[str, Any] = {"step": np.array([record.step for record in records], np.int64)}
     found["layers"], place = _places([record.rows for record in records])
     for statistic in statistics:
@@ -195,7 +195,7 @@ def over_time(
 def _places(
     groups: Sequence[tuple[Group, ...]],
 ) -> tuple[list[str], list[npt.NDArray[np.intp]]]:
-    """All names in order, and for each record the columns of its rows."""
+    """Gives all names in order, and for each record the columns of its rows."""
     column: dict[str, int] = {}
     places: list[npt.NDArray[np.intp]] = []
     before: list[str] = []
@@ -221,13 +221,13 @@ def _table(
 
 
 def summary(record: DriftRecord, statistics: Sequence[Statistic], about: str) -> str:
-    """The record as a table for the console."""
+    """Gives the record as a table for the console."""
     title, columns, cells = _cells(record, statistics, about)
     return render(title, columns, cells)
 
 
 def summary_html(record: DriftRecord, statistics: Sequence[Statistic], about: str) -> str:
-    """The record as a table for a notebook."""
+    """Gives the record as a table for a notebook."""
     return render_html(*_cells(record, statistics, about))
 
 
@@ -250,7 +250,7 @@ def _cells(
 
 
 def label(block: Group) -> str:
-    """A part as one says it: ``block 3 (block_4)``, its state marked."""
+    """Gives a part as one says it: ``block 3 (block_4)``, its state marked."""
     spoken_part = spoken(block.part) if block.part else block.name.removesuffix(STATE)
     return spoken_part.removeprefix("the ") + ("" if block.trainable else STATE)
 
@@ -271,5 +271,5 @@ def _whole(record: DriftRecord) -> Row:
 
 
 def warn(message: str) -> None:
-    """A warning from the callback, as the line that called it."""
+    """Gives a warning from the callback, as the line that called it."""
     warnings.warn(message, stacklevel=3)

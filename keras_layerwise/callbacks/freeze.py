@@ -168,7 +168,7 @@ class FreezeHyperparameters(RunCallback):
         self._look()
 
     def differences_from(self, directory: Path) -> Sequence[Difference]:
-        """What of the configuration the run in `directory` never had."""
+        """Tells what of the configuration the run in `directory` never had."""
         if not (directory / schema.RECORD_FILE).exists():
             return ()
         # A run that was killed may have left a checkpoint that is ahead of its record.

@@ -28,7 +28,7 @@ def planned_keys(model: Any, epoch: float) -> set[str]:
 
 
 def trial_of(model: Any) -> dict[str, Any]:
-    """The number and values of the KerasTuner trial that a ``fit`` is; empty where it is none."""
+    """Gives number and values of the KerasTuner trial that a ``fit`` is; empty where it is none."""
     return next(_trials(model), {})
 
 

@@ -148,7 +148,7 @@ class LearningRateMonitor(RunCallback):
 
 
 def _states(model: Any, parts: Mapping[int, str]) -> dict[str, _State]:
-    """What holds for each weight that could be trained, by its path."""
+    """Tells what holds for each weight that could be trained, by its path."""
     optimizers = optimizers_of(model)
     layerwise = [member for each in optimizers for member in layerwise_optimizers(each)]
     if not optimizers or any(not member.built for member in layerwise):
@@ -177,7 +177,7 @@ def _states(model: Any, parts: Mapping[int, str]) -> dict[str, _State]:
 
 
 def _by_part(states: Mapping[str, _State]) -> dict[str, float]:
-    """The rate of each part of the network: that of most of its parameters that train."""
+    """Gives the rate of each part of the network: that of most of its parameters that train."""
     found: dict[str, Counter[float]] = {}
     for state in states.values():
         if state.part:
@@ -187,7 +187,7 @@ def _by_part(states: Mapping[str, _State]) -> dict[str, float]:
 
 
 def _rows(states: dict[str, _State]) -> dict[str, str]:
-    """The rows to show, each with the weight whose rate it shows.
+    """Gives the rows to show, each with the weight whose rate it shows.
 
     A layer is one row where its weights agree, shown by the largest.
     """
@@ -228,7 +228,7 @@ def _changes(before: dict[str, _State], now: dict[str, _State], step: Any) -> li
 
 
 def _plain_rates(optimizer: Any) -> dict[int, float]:
-    """The rate of each weight, by id, that an optimizer without rules trains."""
+    """Gives the rate of each weight, by id, that an optimizer without rules trains."""
     found: dict[int, float] = {}
     for member in getattr(optimizer, "optimizers", None) or [optimizer]:
         inner = getattr(member, "inner_optimizer", member)
@@ -239,7 +239,7 @@ def _plain_rates(optimizer: Any) -> dict[int, float]:
 
 
 def _own_rate(optimizer: Any) -> float | None:
-    """The optimizer's own rate; Keras's MultiOptimizer has none."""
+    """Gives the optimizer's own rate; Keras's MultiOptimizer has none."""
     try:
         return float(ops.convert_to_numpy(ops.convert_to_tensor(optimizer.learning_rate)))
     except AttributeError:

@@ -36,7 +36,7 @@ BUDGET = (
 
 
 def is_rate(key: str) -> bool:
-    """Whether `key` is the learning rate itself, whose changes are a timeline."""
+    """Tells whether `key` is the learning rate itself, whose changes are a timeline."""
     return (
         key.startswith("training/")
         and key.endswith("/learning_rate")
@@ -45,7 +45,7 @@ def is_rate(key: str) -> bool:
 
 
 def matches(key: str, globs: Iterable[str]) -> bool:
-    """Whether one of the `globs` matches `key`.
+    """Tells whether one of the `globs` matches `key`.
 
     Example:
     >>> matches("training/epochs", BUDGET), matches("training/batch_size", BUDGET)
@@ -55,7 +55,7 @@ def matches(key: str, globs: Iterable[str]) -> bool:
 
 
 def history_of(record: Record) -> dict[str, list[Any]]:
-    """Every value that each key of the run has had, the first at the front."""
+    """Gives every value that each key of the run has had, the first at the front."""
     values = {key: [value] for key, value in flat(record.hyperparameters).items()}
     steps = [
         *record.changes,
@@ -73,7 +73,7 @@ def history_of(record: Record) -> dict[str, list[Any]]:
 
 
 def unlike(record: Record, now: Mapping[str, Any], ignored: Iterable[str]) -> list[Difference]:
-    """What of a configuration is nothing that the run has ever had.
+    """Tells what of a configuration is nothing that the run has ever had.
 
     What is unknown on one of the sides, and what may change, is not compared.
     """
@@ -89,7 +89,7 @@ def unlike(record: Record, now: Mapping[str, Any], ignored: Iterable[str]) -> li
 
 
 def last_values(record: Record) -> dict[str, Any]:
-    """What the run was last configured with."""
+    """Tells what the run was last configured with."""
     last = {key: values[-1] for key, values in history_of(record).items()}
     return {key: value for key, value in last.items() if value != ABSENT}
 
@@ -108,7 +108,7 @@ class Settings:
         self._known: dict[str, tuple[Any, dict[str, Any]]] = {}
 
     def of(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """The flat settings by part; what only describes where the run happens is none."""
+        """Gives the flat settings by part; what only describes where the run happens is none."""
         parts = {group: value for group, value in values.items() if group != RUNTIME}
         if "assignments" in parts["training"]:
             parts["training"] = dict(parts["training"])
@@ -125,7 +125,7 @@ class Settings:
     def overridden(
         self, parts: Mapping[str, dict[str, Any]], entries: Iterable[Mapping[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """The settings as they are expected to be after overrides."""
+        """Gives the settings as they are expected to be after overrides."""
         found = dict(parts)
         for entry in entries:
             key = entry["key"]
@@ -143,14 +143,14 @@ _RULES = "training/assignments"
 
 
 def merged(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings of all parts, flat."""
+    """Gives the settings of all parts, flat."""
     return {key: value for part in parts.values() for key, value in part.items()}
 
 
 def differing(
     old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
 ) -> list[Difference]:
-    """What differs between the settings of two looks."""
+    """Tells what differs between the settings of two looks."""
     parts = [name for name in {*old, *new} if old.get(name) is not new.get(name)]
     found = [d for name in parts for d in differences(old.get(name, {}), new.get(name, {}))]
     return sorted(found, key=lambda difference: difference.key)
@@ -164,7 +164,7 @@ def entries(found: Iterable[Difference], step: int) -> list[dict[str, Any]]:
 def with_results(
     record: Record, logs: Mapping[str, Any], directions: Mapping[str, Callable[..., float]]
 ) -> Record:
-    """The record with an epoch's results.
+    """Gives the record with an epoch's results.
 
     What is not a number is recorded as the word ``"nan"``, ``"inf"`` or
     ``"-inf"``, and is never the best.
@@ -186,7 +186,7 @@ def with_results(
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the results that are numbers.
+    """Gives those of the results that are numbers.
 
     Example:
     >>> numbers({"loss": "nan", "mae": 0.5})
@@ -196,7 +196,7 @@ def numbers(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def status_at_end(record: Record) -> str:
-    """``"diverged"`` where a loss ended as no number, else ``"finished"``.
+    """Gives ``"diverged"`` where a loss ended as no number, else ``"finished"``.
 
     Example:
     >>> status_at_end(Record({}, results={"final": {"loss": "nan"}}))
@@ -208,7 +208,7 @@ def status_at_end(record: Record) -> str:
 
 
 def ended(record: Record, model: Any, error: BaseException | None) -> Record:
-    """The record of a training of `model` that ended, by `error` where there was one."""
+    """Gives the record of a training of `model` that ended, by `error` where there was one."""
     status, text = status_at_end(record), None
     if error is not None:
         status, text = FAILED, plain(f"{type(error).__name__}: {error}".rstrip(": "))
@@ -227,7 +227,7 @@ def ended(record: Record, model: Any, error: BaseException | None) -> Record:
 
 
 def with_git(record: Record, git: "Future[dict[str, Any]]", seconds: float) -> Record:
-    """The record with what git said, where it says it in `seconds`: a large tree takes a while.
+    """Adds what git says within `seconds` to the record: a large tree takes a while.
 
     The code of a run is that of its beginning.
     """
@@ -238,7 +238,7 @@ def with_git(record: Record, git: "Future[dict[str, Any]]", seconds: float) -> R
 
 
 def with_data(record: Record, data: str) -> Record:
-    """The record with the fingerprint of the data that a ``fit`` was given.
+    """Gives the record with the fingerprint of the data that a ``fit`` was given.
 
     Other data than in an earlier ``fit`` of the run is a warning; the record keeps both.
     """
@@ -258,12 +258,12 @@ def with_data(record: Record, data: str) -> Record:
 
 
 def lines(found: Iterable[Difference]) -> str:
-    """Differences, one a line, for errors."""
+    """Puts differences one a line, for errors."""
     return "\n".join(f"  {difference}" for difference in found)
 
 
 def markdown(record: Record) -> str:
-    """The record as a table; what would end a cell is written out."""
+    """Gives the record as a table; what would end a cell is written out."""
     rows = ["| hyperparameter | value |", "|---|---|"]
     for key, value in flat(record.values).items():
         text = as_text(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
@@ -273,7 +273,7 @@ def markdown(record: Record) -> str:
 
 
 def directions(model: Any) -> dict[str, Any]:
-    """``min`` or ``max`` for each metric whose better side is known."""
+    """Gives ``min`` or ``max`` for each metric whose better side is known."""
     found: dict[str, Any] = {}
     for metric in model.metrics:
         for member in getattr(metric, "metrics", None) or [metric]:

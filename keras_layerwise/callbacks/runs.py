@@ -56,7 +56,7 @@ class Run:
         self._saved: tuple[Any, ...] = ()
 
     def step(self, model: Any) -> int:
-        """The run's step: grows over every ``fit``, also where `model` is compiled anew."""
+        """Gives the run's step: grows over every ``fit``, also where `model` is compiled anew."""
         counted = self._batches if self.counts_batches else step_count(model)
         self._offset = max(self._offset, self._step - counted)
         self._step = counted + self._offset
@@ -68,7 +68,7 @@ class Run:
         return self._step
 
     def begins_anew(self, model: Any) -> bool:
-        """Whether `model` is as it was when the run began: a new run begins."""
+        """Tells whether `model` is as it was when the run began: a new run begins."""
         return (
             step_count(model) == 0
             and self._weights is not None
@@ -94,7 +94,7 @@ class Run:
             self._before_epoch = self._batches
 
     def is_silent(self) -> bool:
-        """Whether it is time for another sign of life."""
+        """Tells whether it is time for another sign of life."""
         return time.monotonic() - self._alive > _SIGN_OF_LIFE
 
     def save(self, model: Any, ended: bool = False) -> None:
@@ -133,7 +133,7 @@ class Fit:
         self._count = count
 
     def decide(self, model: Any, late: bool = False) -> Run:
-        """The run of this ``fit``: found, or begun.
+        """Gives the run of this ``fit``: found, or begun.
 
         Args:
             model: what is trained.
@@ -250,7 +250,7 @@ def join(model: Any, member: Any, asked: str | None) -> Fit:
 
 
 def weights_digest(model: Any) -> int | None:
-    """A number that other weights do not share; None where they cannot be read here.
+    """Gives a number that other weights do not share; None where they cannot be read here.
 
     Of a large weight evenly spaced rows are read: training moves most of them.
     """

@@ -147,7 +147,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         return [selector for due, selector in self.epochs.items() if due <= epoch]
 
     def _owners(self, selector: Any) -> list[LayerwiseOptimizer]:
-        """The optimizers, of several in a ``MultiOptimizer``, that have what `selector` picks."""
+        """Finds the optimizers, of several in a ``MultiOptimizer``, of what `selector` picks."""
         owners = []
         problem = None
         for optimizer in layerwise_optimizers(self.model.optimizer):

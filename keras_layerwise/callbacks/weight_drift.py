@@ -149,7 +149,7 @@ class WeightDrift(RunCallback):
         return self._lost + (self._output.lost if self._output else 0)
 
     def to_dataframe(self) -> Any:
-        """`history` as a ``pandas.DataFrame``: a row for each step and layer."""
+        """Gives `history` as a ``pandas.DataFrame``: a row for each step and layer."""
         import pandas
 
         history = self.history
@@ -191,7 +191,7 @@ class WeightDrift(RunCallback):
         print_fn(output.summary(self._records[-1], self._statistics, self._about))
 
     def _repr_html_(self) -> str:
-        """The last record as a table, for notebooks."""
+        """Gives the last record as a table, for notebooks."""
         if not self._records:
             return "<p>WeightDrift has no record yet.</p>"
         return output.summary_html(self._records[-1], self._statistics, self._about)
@@ -277,7 +277,7 @@ class WeightDrift(RunCallback):
         self._assigned: dict[int, Any] = {}
 
     def _batches(self) -> int:
-        """How many batches were trained on, over every ``fit`` of the run."""
+        """Tells how many batches were trained on, over every ``fit`` of the run."""
         if self.run.counts_batches:
             return self.step()
         accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
@@ -311,7 +311,7 @@ class WeightDrift(RunCallback):
         return views.look(model, self._select, self._per_weight, parts)
 
     def _frozen_by_rule(self, model: Any) -> set[str]:
-        """The paths of the weights that a rule of an optimizer of the model freezes now."""
+        """Gives the paths of the weights that a rule of an optimizer of the model freezes now."""
         entries = self._assigned = assigned(model)
         return {
             site.path
@@ -365,7 +365,7 @@ class WeightDrift(RunCallback):
                 output.warn(alarm.message)
 
     def _draw(self, out: Output, tracker: Tracker, record: DriftRecord) -> None:
-        """The charts of an epoch: heat-map, histograms, and the layout of custom scalars."""
+        """Gives the charts of an epoch: heat-map, histograms, and the layout of custom scalars."""
         if self._heatmap:
             out.heatmap(self._records, self._shown(), self._about)
         out.layout(record)
@@ -373,13 +373,13 @@ class WeightDrift(RunCallback):
             out.histograms(tracker, record.step)
 
     def _shown(self) -> str:
-        """The statistic that is drawn where there is room for one."""
+        """Gives the statistic that is drawn where there is room for one."""
         names = [statistic.name for statistic in self._statistics]
         return "relative_l2" if "relative_l2" in names else names[0]
 
 
 def _rates(entries: Mapping[int, Any], view: View, own: float | None) -> dict[str, float]:
-    """The learning rate of each weight by path, as far as it is known."""
+    """Gives the learning rate of each weight by path, as far as it is known."""
     found = {} if own is None else {site.path: own for site in view.sites}
     return found | {
         site.path: entries[id(site.weight)].learning_rate

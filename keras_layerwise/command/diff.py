@@ -33,7 +33,7 @@ _ORDER = (
 def sections(
     runs: Sequence[str], records: Sequence[Record], drifts: Sequence[Mapping[str, Any]]
 ) -> list[Section]:
-    """What differs, causes first."""
+    """Tells what differs, causes first."""
     old, new = records
     found = old.diff(new)
     unknown = found.unknown
@@ -55,7 +55,7 @@ def sections(
 
 
 def same_weights(old: Record, new: Record) -> dict[str, bool]:
-    """Whether the runs began and ended with the same weights, where both know."""
+    """Tells whether the runs began and ended with the same weights, where both know."""
     return {
         name: old.fingerprints[name] == new.fingerprints[name]
         for name in ("initial_weights", "final_weights")
@@ -86,7 +86,7 @@ def _about(runs: Sequence[str], unknown: Sequence[str]) -> list[str]:
 
 
 def _lines(found: Sequence[Difference], group: str) -> list[str]:
-    """A line for each difference; those of many layers alike are one line."""
+    """Gives a line for each difference; those of many layers alike are one line."""
     alike: dict[tuple[str, str, str], list[str]] = {}
     for key, old, new in found:
         many = _MANY.fullmatch(key)
@@ -169,7 +169,7 @@ def _results(records: Sequence[Record]) -> list[str]:
 
 
 def _drift(drifts: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """One statistic by part of both networks, side by side; by layer where one has no parts."""
+    """Puts one statistic of both networks side by side, by part or, without parts, by layer."""
     kind = "parts" if all(len(drift["parts"]) > 1 for drift in drifts) else "layers"
     tables = [{row["name"]: row for row in drift[kind] if row["trainable"]} for drift in drifts]
     names = list(dict.fromkeys([*tables[0], *tables[1]]))

@@ -24,7 +24,7 @@ class Section:
 
 
 def page(sections: Iterable[Section], limit: int | None) -> list[str]:
-    """The lines of all sections; the longest are cut so that `limit` lines are enough.
+    """Lays out the lines of all sections; the longest are cut so that `limit` lines are enough.
 
     Example:
     >>> for line in page([Section("a", ["1", "2", "3", "4"]), Section("b", ["5"])], limit=5):
@@ -59,7 +59,7 @@ def page(sections: Iterable[Section], limit: int | None) -> list[str]:
 
 
 def fitted(text: str, width: int = WIDTH) -> str:
-    """`text` on one line of at most `width` columns, the end left out where it is longer.
+    """Gives `text` on one line of at most `width` columns, the end left out where it is longer.
 
     Example:
     >>> fitted("a long line", 8)
@@ -72,7 +72,7 @@ def fitted(text: str, width: int = WIDTH) -> str:
 
 
 def placed(before: str, path: str, after: str = "") -> str:
-    """A line about `path`, whose beginning is left out where the line would be too long.
+    """Gives a line about `path`, whose beginning is left out where the line would be too long.
 
     Example:
     >>> line = placed("2 runs in ", "/data/" + "deep/" * 20 + "sweep", ".")
@@ -106,7 +106,7 @@ def pairs(values: Iterable[tuple[str, Any]]) -> list[str]:
 
 
 def wrapped(text: str) -> list[str]:
-    """`text` over as many lines as it needs, the later ones set in."""
+    """Gives `text` over as many lines as it needs, the later ones set in."""
     return textwrap.wrap(
         printable(text), WIDTH, initial_indent=_MARGIN, subsequent_indent=2 * _MARGIN
     )
@@ -115,7 +115,7 @@ def wrapped(text: str) -> list[str]:
 def columns(
     heads: Sequence[str], rows: Sequence[Sequence[Any]], width: int = WIDTH
 ) -> tuple[list[str], int]:
-    r"""A table without lines: the first column to the left, the others to the right.
+    r"""Gives a table without lines: the first column to the left, the others to the right.
 
     Args:
         heads: the columns' names; what is too wide for a column is cut.
@@ -150,14 +150,14 @@ def columns(
 
 
 def cell(value: Any) -> str:
-    """A value as short text; ``-`` where there is none."""
+    """Gives a value as short text; ``-`` where there is none."""
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else as_text(value)
 
 
 def folded(names: Sequence[str], room: int) -> str:
-    """Some names and how many more there are, in at most about `room` columns.
+    """Gives some names and how many more there are, in at most about `room` columns.
 
     Example:
     >>> folded(["a", "b", "c"], 5)

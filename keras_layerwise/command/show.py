@@ -29,7 +29,7 @@ _IDLE = {"ema_momentum": "use_ema", "ema_overwrite_frequency": "use_ema"}
 
 
 def sections(run: str, record: Record, drift: Mapping[str, Any]) -> list[Section]:
-    """What a person wants to know of a run first."""
+    """Tells what a person wants to know of a run first."""
     training = dict(record["training"])
     rules = rule_lines(training)
     return [
@@ -49,7 +49,7 @@ def sections(run: str, record: Record, drift: Mapping[str, Any]) -> list[Section
 
 
 def everything(run: str, record: Record, drift: Mapping[str, Any]) -> list[str]:
-    """All that is known of a run, as tables."""
+    """Gives all that is known of a run, as tables."""
     lines = [f"{run}: {record.status}{_duration(record)}", *_fate(record)]
     for group in record:
         rows = [(key, as_text(value)) for key, value in flat(record[group]).items()]
@@ -85,7 +85,7 @@ _ABOUT = ("name", "part", "trainable", "frozen", "parameters")
 
 
 def rule_lines(training: dict[str, Any]) -> list[str]:
-    """A line for each rule and what it sets; takes the assignments out of `training`."""
+    """Makes a line for each rule and what it sets; takes the assignments out of `training`."""
     weights = training.pop("assignments", None)
     lines = []
     if isinstance(weights, Mapping):
@@ -115,7 +115,7 @@ _SIGNS = {"multiplier": "×", "learning_rate": "rate", "weight_decay": "decay"}
 
 
 def _place(rule: str) -> tuple[int, int]:
-    """Where a rule's part of the network comes: records are sorted by their text."""
+    """Tells where a rule's part of the network comes: records are sorted by their text."""
     block = re.match(r"block (\d{1,9})", rule)
     if block:
         return 1, int(block[1])
@@ -166,7 +166,7 @@ def _settings(training: Mapping[str, Any]) -> list[str]:
 
 
 def _folded_values(values: Mapping[str, Any]) -> list[str]:
-    """A line for each setting and value, with the layers that have it."""
+    """Gives a line for each setting and value, with the layers that have it."""
     layers: dict[tuple[str, str], list[str]] = {}
     for key, value in values.items():
         if value in (None, [], {}):
@@ -196,7 +196,7 @@ _SIZES = ("class", "filters", "units", "output_dim", "input_dim", "depth", "name
 
 
 def _unlike(architecture: Mapping[str, Any]) -> list[str]:
-    """A line for each setting that a few layers have otherwise than most of their class."""
+    """Gives a line for each setting that a few layers have otherwise than most of their class."""
     layers = architecture.get("layers")
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for path, layer in layers.items() if isinstance(layers, Mapping) else ():
@@ -216,7 +216,7 @@ def _unlike(architecture: Mapping[str, Any]) -> list[str]:
 
 
 def _provenance(values: Mapping[str, Any]) -> list[str]:
-    """Commit, machine and data, and the command, as far as it fits."""
+    """Gives commit, machine and data, and the command, as far as it fits."""
     git = values.get("git")
     git = git if isinstance(git, Mapping) else {}
     dirty = {"True": ", with changes that no commit has"}.get(str(git.get("dirty")), "")
@@ -254,7 +254,7 @@ def _results(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def drift_sections(drift: Mapping[str, Any]) -> list[Section]:
-    """The last drift by part of the network, or of the layers that moved most; the alarms."""
+    """Gives the last drift by part of the network, or of the layers that moved most; the alarms."""
     rows = [row for row in drift["parts"] if row["trainable"]]
     title = "drift by part of the network"
     if len(rows) < 2:  # a network without an outline has but one row, for all of it
@@ -281,7 +281,7 @@ def drift_sections(drift: Mapping[str, Any]) -> list[Section]:
 
 
 def spoken(part: str) -> str:
-    """The name of a part of the network as a person says it.
+    """Gives the name of a part of the network as a person says it.
 
     Example:
     >>> spoken("block/3/conv4"), spoken("stem")
@@ -302,7 +302,7 @@ def _problems(drift: Mapping[str, Any]) -> Section:
 
 
 def _events(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each kind of change, with the keys and steps that it was seen at."""
+    """Gives a line for each kind of change, with the keys and steps that it was seen at."""
     found: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for entry in entries:
         key = str(entry.get("key", "learning_rate"))
@@ -318,7 +318,7 @@ def _events(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _happened(record: Record) -> dict[str, list[Mapping[str, Any]]]:
-    """What changed after the start, by what allowed it; the gravest first."""
+    """Tells what changed after the start, by what allowed it; the gravest first."""
     phases: list[Mapping[str, Any]] = []
     for phase in record.phases:
         changes = phase.get("changes")

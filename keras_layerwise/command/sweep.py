@@ -38,7 +38,7 @@ class Run:
 
 
 def read(directory: str) -> tuple[list[Run], list[str]]:
-    """All runs below a directory, and what is wrong with those that can not be read."""
+    """Gives all runs below a directory, and what is wrong with those that can not be read."""
     root = files.place(directory) if stores.is_url(directory) else Path(directory)
     runs, problems = [], []
     for path in _records(root):
@@ -73,7 +73,7 @@ def _results(record: Record) -> dict[str, Any]:
 
 
 def resolve(runs: Sequence[Run], name: str) -> str:
-    """The key that a user means by `name`: a metric, a whole key, or the end of one.
+    """Gives the key that a user means by `name`: a metric, a whole key, or the end of one.
 
     Raises:
         UnknownKeyError: where no run has it.
@@ -92,7 +92,7 @@ def resolve(runs: Sequence[Run], name: str) -> str:
 
 
 def where(runs: Sequence[Run], condition: str) -> list[Run]:
-    """The runs that meet a condition, ``name=value``.
+    """Gives the runs that meet a condition, ``name=value``.
 
     Raises:
         UnknownKeyError: where no run has that name, or it is no condition.
@@ -112,7 +112,7 @@ def _equal(value: Any, wanted: str) -> bool:
 
 
 def by(runs: Sequence[Run], name: str, descending: bool) -> list[Run]:
-    """The runs by a setting or result; those without a number, or without any, come last.
+    """Gives the runs by a setting or result; those without a number, or without any, come last.
 
     Raises:
         UnknownKeyError: where no run has that name.
@@ -157,7 +157,7 @@ def table(runs: Sequence[Run], first: Sequence[str] = ()) -> tuple[list[str], li
 
 
 def _mixed(settings: Sequence[str], metrics: Sequence[str]) -> list[str]:
-    """The user's settings, a few results, and the rest: the last columns may not fit."""
+    """Gives the user's settings, a few results, and the rest: the last columns may not fit."""
     users = [key for key in settings if key.startswith("user/")]
     others = [key for key in settings if key not in users]
     return [*users[:3], *metrics[:2], *others, *users[3:], *metrics[2:]]
@@ -172,7 +172,7 @@ def _differs(runs: Sequence[Run], key: str) -> bool:
 
 
 def heads(names: Sequence[str]) -> list[str]:
-    """Each name without the folders that it does not need to differ from the others.
+    """Gives each name without the folders that it does not need to differ from the others.
 
     Example:
     >>> heads(["run", "user/rate", "training/optimizer/rate", "training/epochs"])

@@ -44,7 +44,7 @@ class Alarm:
 
 
 def frozen_moved(rows: Iterable[Group], step: int) -> list[Alarm]:
-    """One alarm for the frozen weights that moved, and one for each class of layer whose state did.
+    """Gives an alarm for frozen weights that moved, and one for each class whose state did.
 
     Example:
     >>> norm = Group("norm (non-trainable)", False, True, 8, kind="BatchNormalization")
@@ -86,7 +86,7 @@ def frozen_moved(rows: Iterable[Group], step: int) -> list[Alarm]:
 def trainable_still(
     still: Sequence[Group], free: Iterable[Group], rates: Mapping[str, float], step: int
 ) -> list[Alarm]:
-    """One alarm for the blocks in which nothing learns, and one for the other layers.
+    """Gives one alarm for the blocks in which nothing learns, and one for the other layers.
 
     Args:
         still: the rows that are trained and have never moved.
@@ -142,7 +142,7 @@ def trainable_still(
 
 
 def nonfinite(found: Sequence[tuple[Group, str, int]], step: int) -> list[Alarm]:
-    """One alarm for all rows with weights that are not finite.
+    """Gives one alarm for all rows with weights that are not finite.
 
     Args:
         found: for each such row, the first weight's path and how many of its elements.
@@ -160,7 +160,7 @@ def nonfinite(found: Sequence[tuple[Group, str, int]], step: int) -> list[Alarm]
 
 
 def spoken(part: str) -> str:
-    """The key of an outline's part as one says it.
+    """Gives the key of an outline's part as one says it.
 
     Example:
     >>> spoken("block/3/block_4"), spoken("head")

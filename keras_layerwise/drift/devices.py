@@ -12,7 +12,7 @@ from keras_layerwise.drift.sums import Sums
 
 
 def measure(pairs: Sequence[tuple[Any, Any]]) -> Sums:
-    """The sums of (weight, reference) pairs of the backend's arrays.
+    """Gives the sums of (weight, reference) pairs of the backend's arrays.
 
     Every device reduces its own pairs; a row of numbers for each leaves it.
     """
@@ -22,7 +22,7 @@ def measure(pairs: Sequence[tuple[Any, Any]]) -> Sums:
 
 
 def over_processes(sums: Sums) -> Sums:
-    """The sums of whole weights, from what each process found of its own shards."""
+    """Gives the sums of whole weights, from what each process found of its own shards."""
     found = arrays.of_all_processes(sums)
     if len(found) == 1:
         return sums
@@ -31,7 +31,7 @@ def over_processes(sums: Sums) -> Sums:
 
 
 def _sums(w: Any, r: Any) -> Any:
-    """The columns of `sums.COLUMNS` after the count."""
+    """Gives the columns of `sums.COLUMNS` after the count."""
     w, r = ops.cast(w, "float32"), ops.cast(r, "float32")
     d = w - r
     return ops.stack(

@@ -301,7 +301,7 @@ def _share(alpha: Any) -> float:
 
 
 def _values(reference: Any, model: Any, every: Sequence[Site]) -> list[Array]:
-    """The values of a reference, an array for each weight of the model."""
+    """Gives the values of a reference, an array for each weight of the model."""
     found = _reference(reference, model, every)
     if not found.is_whole(arrays.Watched([site.weight for site in every])):
         raise ValueError("The model's shards lie in several processes; interpolate in one.")

@@ -39,12 +39,12 @@ class Reference:
 
     @classmethod
     def taken(cls, watched: Watched) -> "Reference":
-        """The weights as they are now."""
+        """Gives the weights as they are now."""
         return cls([[arrays.copied(piece) for piece in pieces] for pieces in watched.read()])
 
     @classmethod
     def of(cls, watched: Watched, values: Sequence[Any]) -> "Reference":
-        """Given values, which have the shapes of the weights."""
+        """Keeps given values, which have the shapes of the weights."""
         return cls(
             [
                 [arrays.placed(piece, np.asarray(value)) for piece in pieces]
@@ -53,7 +53,7 @@ class Reference:
         )
 
     def extended(self, old: Watched, new: Watched) -> "Reference":
-        """This reference for other variables; those it does not know are taken as they are."""
+        """Takes this reference to other variables; those it does not know are taken as they are."""
         known = {id(v): pieces for v, pieces in zip(old.variables, self.pieces, strict=True)}
         return Reference(
             [
@@ -63,7 +63,7 @@ class Reference:
         )
 
     def measure(self, watched: Watched) -> Sums:
-        """The sums of each weight against its reference."""
+        """Gives the sums of each weight against its reference."""
         return self._measure(watched.read())
 
     def _measure(self, weights: list[list[Piece]]) -> Sums:
@@ -84,7 +84,7 @@ class Reference:
         self.own = sums
 
     def difference(self, watched: Watched, position: int) -> npt.NDArray[Any]:
-        """The elements of w - w₀ that this process holds, flat."""
+        """Gives the elements of w - w₀ that this process holds, flat."""
         pairs = zip(watched.read()[position], self.pieces[position], strict=True)
         parts = [
             arrays.host(w.array).reshape(-1) - arrays.host(r.array).reshape(-1) for w, r in pairs
@@ -92,7 +92,7 @@ class Reference:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def is_whole(self, watched: Watched) -> bool:
-        """Whether this process holds all of the reference, rather than some shards."""
+        """Tells whether this process holds all of the reference, rather than some shards."""
         sizes = [sum(int(np.prod(p.array.shape)) for p in pieces) for pieces in self.pieces]
         return sizes == [int(np.prod(variable.shape)) for variable in watched.variables]
 
@@ -117,5 +117,5 @@ class Reference:
 
 
 def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """`array` in a dtype that the .npy format knows."""
+    """Gives `array` in a dtype that the .npy format knows."""
     return array.view(np.uint16) if array.dtype == arrays.BFLOAT16 else array

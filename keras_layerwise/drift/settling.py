@@ -50,7 +50,7 @@ def _relative_change(old: float, new: float) -> float:
 
 
 def pays(steps_left: int, trace_cost: float, frozen: int, blocks: int) -> bool:
-    """Whether the steps that are left earn back the trace that a change of freezing costs.
+    """Tells whether the steps that are left earn back the trace that a change of freezing costs.
 
     A block that is frozen at the bottom saves its backward pass, two thirds of
     what it takes of a step; the blocks are taken to be alike. All is counted

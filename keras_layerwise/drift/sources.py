@@ -35,14 +35,14 @@ def check(asked: Any) -> None:
 
 
 def is_word(asked: Any, word: str) -> bool:
-    """Whether `asked` is the word; arrays and models have an equality of their own."""
+    """Tells whether `asked` is the word; arrays and models have an equality of their own."""
     return isinstance(asked, str) and asked == word
 
 
 def find(
     asked: Any, model: Any, view: View, step: int, stored: Path | None
 ) -> tuple[Reference, str]:
-    """The reference that was asked for, and what it is in words.
+    """Gives the reference that was asked for, and what it is in words.
 
     Args:
         asked: what `check` takes.
@@ -68,7 +68,7 @@ def find(
 def given(
     asked: Any, model: Any, chosen: Sequence[Site], every: Sequence[Site]
 ) -> tuple[Reference, str]:
-    """The reference that arrays, a file or another model hold, and what it is in words.
+    """Gives the reference that arrays, a file or another model hold, and what it is in words.
 
     Raises:
         ValueError: where it does not fit the model.
@@ -101,7 +101,7 @@ def load(path: Path, watched: Sequence[Site]) -> tuple[Reference, str]:
 
 
 def of_arrays(values: Sequence[Any], chosen: Sequence[Site], every: Sequence[Site]) -> Reference:
-    """A reference from arrays: one for each chosen weight, or one for each of the model's.
+    """Gives a reference from arrays: one for each chosen weight, or one for each of the model's.
 
     Raises:
         ValueError: for another number of arrays, or one of another shape.
@@ -122,7 +122,7 @@ def of_arrays(values: Sequence[Any], chosen: Sequence[Site], every: Sequence[Sit
 
 
 def of_model(other: Any, chosen: Sequence[Site], every: Sequence[Site]) -> Reference:
-    """A reference from the weights of another model, in its order.
+    """Gives a reference from the weights of another model, in its order.
 
     Raises:
         ValueError: as `of_arrays`.
@@ -131,7 +131,7 @@ def of_model(other: Any, chosen: Sequence[Site], every: Sequence[Site]) -> Refer
 
 
 def of_file(path: Path, model: Any, chosen: Sequence[Site], every: Sequence[Site]) -> Reference:
-    """A reference from a ``.keras`` model or the model's own ``.weights.h5``.
+    """Gives a reference from a ``.keras`` model or the model's own ``.weights.h5``.
 
     Raises:
         FileNotFoundError: where there is no such file.

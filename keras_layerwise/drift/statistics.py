@@ -156,7 +156,7 @@ class Statistic:
         self.of(_example())
 
     def of(self, sums: DriftSums) -> Values:
-        """Its value for each row of `sums`, as float64.
+        """Gives the value for each row of `sums`, as float64.
 
         Raises:
             ValueError: where the function does not give one number for each row.
@@ -187,7 +187,7 @@ def _update_ratio(sums: DriftSums) -> Values:
 
 
 def _example() -> DriftSums:
-    """Two rows: w = (1, 2) against w₀ = (1, 1), and zeros."""
+    """Gives two rows: w = (1, 2) against w₀ = (1, 1), and zeros."""
     table = np.zeros((2, len(columns.COLUMNS)))
     table[0] = [2, 1, 1, 1, 3, 0.5, 3, 0]
     table[1, columns.COUNT] = 1
@@ -235,7 +235,7 @@ DEFAULT = tuple(name for name, found in STATISTICS.items() if not found.needs_pr
 
 
 def chosen(given: "str | Statistic | Iterable[str | Statistic]") -> tuple[Statistic, ...]:
-    """The statistics that names and objects stand for, built-in ones first.
+    """Gives the statistics that names and objects stand for, built-in ones first.
 
     Raises:
         ValueError: for a name that is not known, none at all, or two of one name.
@@ -259,5 +259,5 @@ def chosen(given: "str | Statistic | Iterable[str | Statistic]") -> tuple[Statis
 
 
 def compute(statistics: Sequence[Statistic], sums: DriftSums) -> dict[str, Values]:
-    """Each statistic's values by name: one per row, NaN where it is not defined."""
+    """Gives each statistic's values by name: one per row, NaN where it is not defined."""
     return {statistic.name: statistic.of(sums) for statistic in statistics}

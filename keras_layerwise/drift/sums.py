@@ -79,7 +79,7 @@ class Comparison:
         }
 
     def measure(self, weights: Sequence[Array]) -> Sums:
-        """The sums of each weight against its reference, which has its shape and dtype.
+        """Gives the sums of each weight against its reference, which has its shape and dtype.
 
         Returns:
             Shape ``(len(weights), len(COLUMNS))``.
@@ -104,7 +104,7 @@ class Comparison:
 
 
 def merge(sums: Sums, groups: npt.NDArray[np.intp], count: int) -> Sums:
-    """The sums of `count` wholes from those of their parts.
+    """Gives the sums of `count` wholes from those of their parts.
 
     Args:
         sums: one row per part.
@@ -127,13 +127,13 @@ def _mean(sums: Sums) -> npt.NDArray[np.float64]:
 
 
 def norm(sums: Sums) -> npt.NDArray[np.float64]:
-    """‖w‖₂ of each row."""
+    """Gives ‖w‖₂ of each row."""
     squares = sums[:, SCATTER] + sums[:, TOTAL] ** 2 / np.maximum(sums[:, COUNT], 1)
     return np.sqrt(squares)
 
 
 def _working(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    """What a dtype is computed in: float32 where that holds all its values."""
+    """Tells what a dtype is computed in: float32 where that holds all its values."""
     return np.float32 if np.can_cast(dtype, np.float32) else np.float64
 
 
@@ -149,7 +149,7 @@ def _cut(size: int) -> Iterator[tuple[slice, int]]:
 
 
 def _block(w: Array, r: Array, memory: Array, part: Array) -> None:
-    """The sums of a block, given as rows of which each is summed in its own precision."""
+    """Gives the sums of a block, given as rows of which each is summed in its own precision."""
     work, own, other = memory[:, : w.size].reshape(3, *w.shape)
     if w.dtype != work.dtype:
         np.copyto(own, w)
@@ -238,7 +238,7 @@ class _Batch:
 
 
 def _doubtful(sums: Sums) -> list[int]:
-    """Where float32 may have overflowed or lost small squares, or not all was finite."""
+    """Tells where float32 may have overflowed or lost small squares, or not all was finite."""
     largest, count = sums[:, LARGEST], sums[:, COUNT]
     small = (largest != 0) & (largest < _TINY)
     small |= sums[:, SCATTER] + sums[:, TOTAL] ** 2 / count < count * _TINY**2
@@ -247,7 +247,7 @@ def _doubtful(sums: Sums) -> list[int]:
 
 
 def _exact(weight: Array, reference: Array, sums: Sums) -> None:
-    """A block in float64: for NaN, infinity, and what float32 can not square."""
+    """Gives a block in float64: for NaN, infinity, and what float32 can not square."""
     if sums[LARGEST] == 0 and not weight.any():
         return  # zeros are exact
     w, r = weight.astype(np.float64), reference.astype(np.float64)

@@ -182,7 +182,7 @@ class Tracker:
         )
 
     def _unsaid(self, kind: str, rows: Iterable[int]) -> list[Group]:
-        """Those rows that no alarm of this kind was about."""
+        """Gives those rows that no alarm of this kind was about."""
         found = [self.view.rows[i] for i in rows]
         return [row for row in found if (kind, row.name) not in self._said]
 
@@ -195,7 +195,7 @@ class Tracker:
     def _values(
         self, sums: Sums, step: int
     ) -> tuple[dict[str, Values], dict[str, Values], dict[str, float]]:
-        """The statistics of each row, of each block and of all trained weights, in one go."""
+        """Gives the statistics of each row, of each block and of all trained weights, in one go."""
         view = self.view
         rows, blocks = len(view.rows), len(view.blocks)
         trained = view.trained if view.trained.any() else ~view.trained
@@ -249,7 +249,7 @@ class Tracker:
 
 
 def _first_of_each(view: View, counts: Values) -> list[tuple[Group, str, int]]:
-    """For each row that is not finite, its first such weight's path and number of elements."""
+    """Gives the path and size of the first bad weight of each row that is not finite."""
     found: dict[int, tuple[Group, str, int]] = {}
     for i in np.flatnonzero(counts):
         row = int(view.groups[i])

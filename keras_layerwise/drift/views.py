@@ -58,7 +58,7 @@ def look(
     per_weight: bool = False,
     parts: Mapping[int, str] | None = None,
 ) -> View | None:
-    """What there is to watch, ``None`` before the model has weights.
+    """Tells what there is to watch, ``None`` before the model has weights.
 
     Args:
         model: the model.
@@ -117,7 +117,7 @@ def look(
 def _grouped(
     names: Sequence[str], chosen: Sequence[Site], trained: Mask, keys: Sequence[str]
 ) -> tuple[tuple[Group, ...], npt.NDArray[np.intp]]:
-    """The groups that the names make, in order, and for each weight its group."""
+    """Gives the groups that the names make, in order, and for each weight its group."""
     members: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         members.setdefault(name, []).append(i)
@@ -138,7 +138,7 @@ def _grouped(
 
 
 def frozen_weights(model: Any, view: View, by_rule: Iterable[str]) -> Mask:
-    """Which of the weights are meant to stay, by ``trainable`` or by a rule.
+    """Tells which of the weights are meant to stay, by ``trainable`` or by a rule.
 
     State is meant to where its layer is: where all that the layer could train
     is frozen.
@@ -158,7 +158,7 @@ def frozen_weights(model: Any, view: View, by_rule: Iterable[str]) -> Mask:
 
 
 def with_frozen(view: View, frozen: Mask) -> View:
-    """The view with rows that say what is frozen; the same one where they say so already."""
+    """Gives the view with rows that say what is frozen; the same one where they say so already."""
 
     def renewed(rows: tuple[Group, ...], groups: npt.NDArray[np.intp]) -> tuple[Group, ...]:
         free = np.bincount(groups[~frozen], minlength=len(rows)) > 0
@@ -174,5 +174,5 @@ def with_frozen(view: View, frozen: Mask) -> View:
 
 
 def signature(model: Any) -> tuple[int, ...]:
-    """The ids of the weights of `model`."""
+    """Gives the ids of the weights of `model`."""
     return tuple(id(weight) for weight in model.weights)

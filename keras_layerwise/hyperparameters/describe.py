@@ -116,7 +116,7 @@ def parameters(cls: Any) -> list[str]:
 
 
 def nested(value: Any) -> Any:
-    """A schedule as keys of its own, so that each number can be compared."""
+    """Gives a schedule as keys of its own, so that each number can be compared."""
     if isinstance(value, Mapping) and "class_name" in value and "config" in value:
         config = value["config"]
         inner = (
@@ -133,7 +133,7 @@ def nested(value: Any) -> Any:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """The attributes that the user's own classes set, without what training changes."""
+    """Gives the attributes that the user's own classes set, without what training changes."""
     if not hasattr(value, "__dict__"):
         return {}
     cls: Any = type(value)
@@ -230,7 +230,7 @@ def _array_text(value: Any) -> str:
 
 
 def _short(value: float) -> float:
-    """A float that went through float32 in Keras, as it was before: 0.3, not 0.30000001192."""
+    """Undoes the rounding of a float to float32 in Keras: 0.3, not 0.30000001192."""
     if not np.isfinite(value) or abs(value) > np.finfo(np.float32).max:
         return value
     single = np.float32(value)

@@ -13,7 +13,7 @@ from keras_layerwise.storage.values import UNKNOWN
 
 
 def weights_fingerprint(model: Any) -> str:
-    """SHA-256 of every weight's dtype, shape and bytes, in the model's order.
+    """Gives the SHA-256 of every weight's dtype, shape and bytes, in the model's order.
 
     The same for equal weights on every backend, and after save and reload;
     ``"unknown"`` where other processes hold parts of the weights.

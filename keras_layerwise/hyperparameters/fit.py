@@ -73,7 +73,7 @@ def begin_loop(model: Any, callbacks: Iterable[Any]) -> Any:
 
 
 def data_of(model: Any, wait: bool = True) -> str | None:
-    """The fingerprint of the arrays that the last ``fit`` of `model` was given.
+    """Gives the fingerprint of the arrays that the last ``fit`` of `model` was given.
 
     Where they are not read yet, waits or gives None; ``"unknown"`` for what are no arrays.
     """
@@ -125,12 +125,12 @@ def _described_by(names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described(model: Any) -> dict[str, Any]:
-    """What the running or last ``fit`` of `model` was given; empty where that is not known."""
+    """Describes what the running or last ``fit`` of `model` was given; empty where not known."""
     return dict(_descriptions.get(model, {}))
 
 
 def callbacks_of(model: Any) -> tuple[Any, ...] | None:
-    """The callbacks that the running ``fit`` of `model` was given; None where not known."""
+    """Gives the callbacks that the running ``fit`` of `model` was given; None where not known."""
     running = _running.get(model)
     if running is None:
         return None
@@ -138,7 +138,7 @@ def callbacks_of(model: Any) -> tuple[Any, ...] | None:
 
 
 def optimizers_of(model: Any) -> list[Any]:
-    """All optimizers found on `model`: the one it was compiled with first, then its own.
+    """Gives all optimizers found on `model`: the one it was compiled with first, then its own.
 
     A model with a ``train_step`` of its own keeps its optimizers in attributes,
     also in lists and dicts. Keras's default, which ``compile()`` makes for such a
@@ -166,19 +166,19 @@ def _inside(optimizer: Any) -> Iterator[int]:
 
 
 def trains_itself(model: Any) -> bool:
-    """Whether `model` trains with optimizers of its own, so that its steps are its batches."""
+    """Tells whether `model` trains with optimizers of its own: its steps are its batches."""
     compiled = getattr(model, "optimizer", None)
     return compiled is None or optimizers_of(model) != [compiled]
 
 
 def step_count(model: Any) -> int:
-    """The largest step count of all optimizers found on `model`."""
+    """Gives the largest step count of all optimizers found on `model`."""
     counts = [getattr(optimizer, "iterations", 0) for optimizer in optimizers_of(model)]
     return max((int(keras.ops.convert_to_numpy(count)) for count in counts), default=0)
 
 
 def describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``fit`` as plain values; data is described, not kept."""
+    """Gives the arguments of ``fit`` as plain values; data is described, not kept."""
     x = arguments["x"]
     class_weight = arguments["class_weight"]
     kind = data_kind(x)
@@ -201,7 +201,7 @@ def describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_kind(x: Any) -> str:
-    """How data is fed, in the terms of ``fit``'s documentation.
+    """Tells how data is fed, in the terms of ``fit``'s documentation.
 
     Example:
 
@@ -232,7 +232,7 @@ def data_kind(x: Any) -> str:
 
 
 def _first(data: Any) -> Any:
-    """The inputs of ``validation_data``, which is (x, y), (x, y, weights) or a data set."""
+    """Gives the inputs of ``validation_data``, which is (x, y), (x, y, weights) or a data set."""
     return data[0] if isinstance(data, tuple) and data else data
 
 
@@ -241,7 +241,7 @@ def _rows(x: Any) -> int:
 
 
 def _kept(arguments: Mapping[str, Any]) -> int:
-    """The samples left for training after the validation split."""
+    """Gives the samples left for training after the validation split."""
     rows = _rows(arguments["x"])
     split = arguments["validation_split"]
     if not split or arguments["validation_data"] is not None:
@@ -264,7 +264,7 @@ def _batch_size(kind: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _plain_sampler(loader: Any) -> Any:
-    """The loader's batch sampler where it is PyTorch's own, of which it is known what it does."""
+    """Gives the loader's batch sampler where it is PyTorch's own, whose work is known."""
     found = getattr(loader, "batch_sampler", None)
     return found if type(found).__name__ == "BatchSampler" else None
 

@@ -25,7 +25,7 @@ _sources: dict[str, str] = {}
 
 
 def is_own(value: Any) -> bool:
-    """Whether a class or function is the user's own, and not from an installed package.
+    """Tells whether a class or function is the user's own, and not from an installed package.
 
     A package's code is told by its version; the user's changes from run to run.
 
@@ -128,7 +128,7 @@ def _defaults(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _around(function: types.FunctionType) -> dict[str, Any]:
-    """The values that it reads from around it: its closure, and plain globals."""
+    """Gives the values that it reads from around it: its closure, and plain globals."""
     found: dict[str, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:

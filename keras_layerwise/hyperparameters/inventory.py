@@ -90,12 +90,12 @@ class Reader:
 
 
 def _seen(thing: Any) -> Any:
-    """What a description tells of a layer, or of a part of a weight's penalty."""
+    """Tells what a description tells of a layer, or of a part of a weight's penalty."""
     return _layer(thing) if isinstance(thing, keras.layers.Layer) else describe(thing)
 
 
 def settings_of(model: Any) -> dict[str, Any]:
-    """The layers' settings alone, as the flat keys of a record."""
+    """Gives the layers' settings alone, as the flat keys of a record."""
     names = Names(model)
     return flat(
         {
@@ -132,7 +132,7 @@ def _architecture(model: Any, names: Names) -> dict[str, Any]:
 
 
 def _leaves(parent: Any, seen: set[int]) -> Iterator[Any]:
-    """The layers that a reader would count; what one of Keras's own is made of is part of it."""
+    """Finds the layers that a reader would count: not those that one of Keras's own is made of."""
     for layer in internals.sublayers(parent):
         if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
             continue
@@ -173,7 +173,7 @@ def _layer(layer: Any) -> dict[str, Any]:
 
 
 def _part(layer: Any, value: Any) -> Any:
-    """A setting; a layer inside this one has an entry of its own."""
+    """Gives a setting; a layer inside this one has an entry of its own."""
     if any(value is inner for inner in internals.sublayers(layer)):
         return type(value).__name__
     return describe(value)
@@ -246,7 +246,7 @@ def _penalty(prefix: str, regularizer: Any) -> dict[str, Any]:
 
 
 def _weight_decay(model: Any, names: Names) -> dict[str, Any]:
-    """The inner-most optimizer's decay and the weights that it leaves out.
+    """Gives the inner-most optimizer's decay and the weights that it leaves out.
 
     What a `LayerwiseOptimizer` sets for single weights is among its
     assignments.

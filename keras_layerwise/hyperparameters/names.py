@@ -61,7 +61,7 @@ class Names:
             self.weights[site.path] = path
 
     def stable_label(self, text: str | None) -> str | None:
-        """A rule's text, with the name that a layer has here."""
+        """Gives a rule's text, with the name that a layer has here."""
         kind, _, name = (text or "").partition(" ")
         return f"layer {self._stable[name]}" if kind == "layer" and name in self._stable else text
 
@@ -74,7 +74,7 @@ class Names:
 
 
 def _stable_name(layer: Any, counts: Counter[str]) -> str:
-    """The layer's name; if Keras made it up, numbered anew as in a fresh process."""
+    """Gives the layer's name; if Keras made it up, numbered anew as in a fresh process."""
     stem = re.sub(r"_\d+$", "", layer.name)
     if stem.replace("_", "") != type(layer).__name__.replace("_", "").lower():
         return str(layer.name)

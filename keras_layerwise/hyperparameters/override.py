@@ -140,7 +140,7 @@ def override(model: Any, settings: Mapping[Any, Mapping[str, Any]]) -> Override:
 
 
 def log_of(model: Any) -> list[dict[str, Any]]:
-    """Everything that was overridden on `model` so far, in order."""
+    """Gives everything that was overridden on `model` so far, in order."""
     return _logs.get(model, [])
 
 
@@ -156,7 +156,7 @@ def _log(model: Any, before: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pick(selector: Any, model: Any) -> dict[str, Any]:
-    """The layers that `selector` picks by path, none below another."""
+    """Gives the layers that `selector` picks by path, none below another."""
     picked = selectors.select_layers(selector, model)
     within = {id(inner) for layer in picked for inner in _below(layer)}
     paths = {id(place.layer): place.path for place in structure.places(model)}
@@ -216,7 +216,7 @@ def _apply(
 
 
 def _takers(path: str, layer: Any, attribute: str) -> Iterator[tuple[str, Any]]:
-    """`layer` where it has the setting, or else those below it that have."""
+    """Gives `layer` where it has the setting, or else those below it that have."""
     # Keras leaves this one out of the config where it is None.
     always = attribute == "activity_regularizer" and not isinstance(layer, _NO_SETTINGS)
     if always or attribute in _config(layer):
@@ -278,7 +278,7 @@ def _put(difference: Difference, undo: list[Callable[[], None]]) -> None:
 
 
 def _give_generator(layer: Any, name: str, generator: Any, undo: list[Callable[[], None]]) -> None:
-    """A rate of 0 made the layer without a generator, and locked it."""
+    """Gives a layer the generator that it was made without at a rate of 0, and locked."""
 
     def take_back() -> None:
         generators = internals.seed_generators(layer)
@@ -310,7 +310,7 @@ def _set_trainable(layer: Any, value: Any, undo: list[Callable[[], None]]) -> No
 
 
 def _check_optimizer(model: Any) -> None:
-    """An optimizer keeps its slots, and can not get new ones for single weights."""
+    """Refuses new weights that the optimizer knows: it cannot get new slots for single ones."""
     for optimizer in _chain(model):
         if not optimizer.built:
             continue
@@ -338,7 +338,7 @@ def _check_optimizer(model: Any) -> None:
 
 
 def _chain(model: Any) -> Iterator[Any]:
-    """The optimizer and those that it wraps; a `LayerwiseOptimizer` answers for its own."""
+    """Gives the optimizer and those that it wraps; a `LayerwiseOptimizer` answers for its own."""
     optimizer = getattr(model, "optimizer", None)
     while optimizer is not None:
         yield optimizer
@@ -348,7 +348,7 @@ def _chain(model: Any) -> Iterator[Any]:
 
 
 def _known(optimizer: Any) -> list[Any]:
-    """The weights that the optimizer was built with, whatever is trainable now."""
+    """Gives the weights that the optimizer was built with, whatever is trainable now."""
     if isinstance(optimizer, LayerwiseOptimizer):
         return list(optimizer.plan.weights_at(optimizer.plan.trained))
     return _built_with.setdefault(optimizer, internals.trained_by(optimizer))

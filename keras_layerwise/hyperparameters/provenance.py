@@ -136,13 +136,13 @@ def redacted_arguments(arguments: Sequence[str], redact: Iterable[str] = REDACT)
 
 
 def is_secret(name: str, redact: Iterable[str] = REDACT) -> bool:
-    """Whether a value of this name is not to be stored."""
+    """Tells whether a value of this name is not to be stored."""
     lower = str(name).lower()
     return any(fnmatch.fnmatchcase(lower, glob.lower()) for glob in redact)
 
 
 def _without_login(text: str) -> str:
-    """An address without the user and password in it."""
+    """Gives an address without the user and password in it."""
     return re.sub(r"(\w+://)[^/\s@]+@", rf"\1{REDACTED}@", text)
 
 

@@ -86,7 +86,7 @@ def _said(entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _regularization(values: Mapping[str, Any]) -> list[tuple[str, str, str, Any]]:
-    """(group, name of the part, setting, value) of each penalty, rate and constraint."""
+    """Gives (group, name of the part, setting, value) of each penalty, rate and constraint."""
     found = []
     for path, settings in values.items():
         for key, value in flat(settings).items() if isinstance(settings, Mapping) else ():
@@ -96,7 +96,7 @@ def _regularization(values: Mapping[str, Any]) -> list[tuple[str, str, str, Any]
 
 
 def _unusual(layers: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
-    """What of each layer differs from the defaults of its class."""
+    """Tells what of each layer differs from the defaults of its class."""
     for path, layer in layers.items():
         name = layer["class"]
         usual = _defaults(name)
@@ -120,7 +120,7 @@ def _defaults(name: str) -> dict[str, Any]:
 
 
 def _alike(default: Any, value: Any) -> bool:
-    """Whether a setting is its default, which Keras writes out: 1 as [1, 1], "zeros" as Zeros()."""
+    """Tells whether a setting is its default, also where Keras writes that out: 1 as [1, 1]."""
     if default == value or default is None:
         return bool(default == value) or value in ("linear", [])
     if isinstance(value, list) and value and all(member == default for member in value):
@@ -130,7 +130,7 @@ def _alike(default: Any, value: Any) -> bool:
 
 
 def _within(found: Sequence[tuple[str, str, str, Any]], room: int) -> dict[str, Any]:
-    """A column for each setting of each part; one for those of a class where these are too many."""
+    """Gives a column for each setting of each part; of each class where those are too many."""
     each = {f"{group}/{path}/{of.rpartition('/')[2]}": v for group, path, of, v in found}
     if len(each) <= room:
         return each

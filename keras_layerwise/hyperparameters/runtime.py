@@ -15,7 +15,7 @@ from keras_layerwise.storage.values import NEVER_SET, UNKNOWN
 
 
 def runtime(model: Any) -> dict[str, Any]:
-    """The ``runtime`` group for `model`, as nested plain values.
+    """Gives the ``runtime`` group for `model`, as nested plain values.
 
     What a library does not let itself be asked is ``"unknown"``; a seed that
     was never set is ``"never set"``.
@@ -111,7 +111,7 @@ def _distribution(model: Any) -> str:
 
 
 def _numpy_seed() -> Any:
-    """NumPy keeps the entropy it was started from until somebody seeds it, and then nothing."""
+    """Tells whether NumPy was seeded: it keeps its first entropy, and of a seed nothing."""
     return UNKNOWN if internals.numpy_is_seeded() else NEVER_SET
 
 

@@ -65,7 +65,7 @@ def state_of(model: Any, describe: Callable[[Any], Any]) -> list[Any]:
 
 
 def is_same(old: Sequence[Any], new: Sequence[Any]) -> bool:
-    """Whether both list the same objects; texts and numbers that are equal are the same.
+    """Tells whether both list the same objects; texts and numbers that are equal are the same.
 
     Example:
     >>> is_same(["a", 1, is_same], ["a", 1, is_same]), is_same([1], [True])

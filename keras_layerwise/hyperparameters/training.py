@@ -68,7 +68,7 @@ def training(
 
 
 def _own_optimizers(model: Any) -> dict[str, Any]:
-    """The optimizers that the model keeps beside the one that ``compile`` made, by attribute."""
+    """Finds the optimizers that the model keeps beside the compiled one, by attribute."""
     found: dict[str, Any] = {}
     for name, value in vars(model).items():
         is_many = isinstance(value, (dict, list, tuple))
@@ -103,7 +103,7 @@ def _fit(model: Any) -> dict[str, Any]:
 
 
 def describe_callbacks(callbacks: Sequence[Any]) -> dict[str, Any]:
-    """The settings of the callbacks that act on training, by class name."""
+    """Gives the settings of the callbacks that act on training, by class name."""
     found: dict[str, Any] = {}
     counts: Counter[str] = Counter()
     for callback in callbacks:
@@ -125,7 +125,7 @@ def _callback_settings(callback: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _selected(value: Any) -> Any:
-    """A callback's setting, where selectors are among them by their labels."""
+    """Gives a callback's setting, where selectors are among them by their labels."""
     if isinstance(value, Mapping):
         return {str(key): _selected(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
@@ -210,7 +210,7 @@ def _settings(plan: Plan) -> Iterator[Setting]:
 
 
 def learning_rate(model: Any) -> float | None:
-    """The learning rate at this step; None without an optimizer that has one.
+    """Gives the learning rate at this step; None without an optimizer that has one.
 
     Of a model that trains with optimizers of its own, it is the first one's.
     """
@@ -221,6 +221,6 @@ def learning_rate(model: Any) -> float | None:
 
 
 def number(value: Any) -> float:
-    """A float as people write it: the shortest that is the same in the variable's dtype."""
+    """Gives a float as people write it: the shortest that is the same in the variable's dtype."""
     array = np.asarray(keras.ops.convert_to_numpy(value))
     return float(str(array[()])) if array.dtype.kind == "f" else float(array)

@@ -81,7 +81,7 @@ class Twins:
             )
 
     def differences(self) -> list["Difference"]:
-        """What has to change on the layer, on its weights and on the layers in it.
+        """Tells what has to change on the layer, on its weights and on the layers in it.
 
         Raises:
             RuleError: where other layers or other objects would be in it.
@@ -223,7 +223,7 @@ def _weight_differences(old: Any, new: Any, layer: Any, attribute: str) -> Itera
 
 
 def _is_structure(value: Any) -> bool:
-    """Whether it is a layer or weight, or a collection of them: compared by position instead."""
+    """Tells whether it is a layer or weight, or holds such: these are compared by position."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple, set)):
@@ -232,7 +232,7 @@ def _is_structure(value: Any) -> bool:
 
 
 def same(one: Any, other: Any, *, asked: bool = False, depth: int = 0) -> bool:
-    """Whether two attributes do the same; `asked` for the one that is to change."""
+    """Tells whether two attributes do the same; `asked` for the one that is to change."""
     if one is other or depth > 6:
         return True
     if isinstance(one, keras.layers.Layer) and isinstance(other, keras.layers.Layer):

@@ -48,12 +48,12 @@ def listed(paths: Iterable[str], limit: int = 12) -> str:
 
 
 def kernels_of(vertices: Sequence[Vertex], members: Iterable[int]) -> int:
-    """How many layers with a kernel are in `members`."""
+    """Tells how many layers with a kernel are in `members`."""
     return sum(vertices[i].kernels for i in members)
 
 
 def before_each(vertices: Sequence[Vertex], units: Units) -> list[int]:
-    """For each vertex, the units that come before it, as bits in the order of `units`."""
+    """Gives the units that come before each vertex, as bits in the order of `units`."""
     label = {i: bit for bit, members in enumerate(units.values()) for i in members}
     before = [0] * len(vertices)
     for i, vertex in enumerate(vertices):
@@ -63,7 +63,7 @@ def before_each(vertices: Sequence[Vertex], units: Units) -> list[int]:
 
 
 def in_order(vertices: Sequence[Vertex], units: Units) -> Units:
-    """The units in the order in which data passes.
+    """Gives the units in the order in which data passes.
 
     Raises:
         OutOfOrderError: where two of them pass data to each other or lie on
@@ -134,7 +134,7 @@ def by_names(vertices: Sequence[Vertex]) -> Blocks | None:
 
 
 def _scope(vertices: Sequence[Vertex], chosen: dict[str, Units], main: str) -> tuple[Any, ...]:
-    """The layers down to the model that holds the blocks: `main`, and others of their size.
+    """Gives the layers down to the model that holds the blocks: `main`, and others of their size.
 
     What is outside, comes after them and is smaller is a head.
 
@@ -169,7 +169,7 @@ def _scope(vertices: Sequence[Vertex], chosen: dict[str, Units], main: str) -> t
 
 
 def holder(vertices: Sequence[Vertex], units: Units) -> tuple[Any, ...]:
-    """The layers from the network down to the innermost model that holds all of `units`."""
+    """Gives the layers from the network down to the innermost model that holds all of `units`."""
     chains = [vertices[i].chain for members in units.values() for i in members]
     common = chains[0]
     for chain in chains:
@@ -187,7 +187,7 @@ def holder(vertices: Sequence[Vertex], units: Units) -> tuple[Any, ...]:
 
 
 def _templates(vertices: Sequence[Vertex]) -> dict[str, Units]:
-    """What names begin with, up to a number, by what it is without the number."""
+    """Tells what names begin with, up to a number, by what it is without the number."""
     found: dict[str, Units] = {}
     for i, vertex in enumerate(vertices):
         if not (vertex.layers or vertex.joins):
@@ -214,7 +214,7 @@ def _prefixes(vertex: Vertex) -> Iterator[tuple[str, str]]:
 
 
 def _is_strong(vertices: Sequence[Vertex], units: Units) -> bool:
-    """Whether most units have two layers with kernels, or one and a join."""
+    """Tells whether most units have two layers with kernels, or one and a join."""
     strong = 0
     for members in units.values():
         kernels = kernels_of(vertices, members)
@@ -228,7 +228,7 @@ def _is_strong(vertices: Sequence[Vertex], units: Units) -> bool:
 
 
 def _is_mixed(vertices: Sequence[Vertex], units: Units) -> bool:
-    """Whether units pass data to each other: the number then counts something else."""
+    """Tells whether units pass data to each other: the number then counts something else."""
     before = before_each(vertices, units)
     masks = [0] * len(units)
     for bit, members in enumerate(units.values()):
@@ -242,7 +242,7 @@ def _is_mixed(vertices: Sequence[Vertex], units: Units) -> bool:
 
 
 def _weak(vertices: Sequence[Vertex], templates: dict[str, Units]) -> dict[str, Units]:
-    """Numbered containers with one kernel each that hold most of the kernels."""
+    """Gives numbered containers with one kernel each that hold most of the kernels."""
     total = sum(vertex.kernels for vertex in vertices)
     return {
         template: units
@@ -278,7 +278,7 @@ def _interleaved(vertices: Sequence[Vertex], templates: dict[str, Units]) -> dic
 
 
 def _refined(vertices: Sequence[Vertex], key: str, strong: dict[str, Units]) -> dict[str, Units]:
-    """The smallest units within those of `key`, stages into blocks."""
+    """Gives the smallest units within those of `key`, stages into blocks."""
     units = strong[key]
     inside = set().union(*units.values())
     total = kernels_of(vertices, inside)
@@ -301,7 +301,7 @@ def _refined(vertices: Sequence[Vertex], key: str, strong: dict[str, Units]) -> 
 
 
 def _unnumbered_first(vertices: Sequence[Vertex], units: Units) -> Units:
-    """The block before the first numbered one that has the same names inside, without number."""
+    """Finds the block before the first numbered one: the same names inside, without number."""
     inner: set[str] = set()
     for path, members in units.items():
         inner |= {vertices[i].path.removeprefix(path) for i in members if vertices[i].kernels}
@@ -327,7 +327,7 @@ def _unnumbered_first(vertices: Sequence[Vertex], units: Units) -> Units:
 
 
 def _joined(vertices: Sequence[Vertex], units: Units, templates: dict[str, Units]) -> Units:
-    """The units with what has another stem and the same numbers, as bn2a_branch1 of res2a."""
+    """Gives the units with what has another stem and the same numbers, as bn2a_branch1 of res2a."""
     by_indices: dict[Any, str] = {_indices(path): path for path in units}
     taken = set().union(*units.values())
     for others in templates.values():

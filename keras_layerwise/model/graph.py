@@ -128,7 +128,7 @@ class _Builder:
 
 
 def graph(model: Any, is_split: bool = True) -> list[Vertex] | None:
-    """The vertices of `model` in an order in which each follows its parents.
+    """Gives the vertices of `model` in an order in which each follows its parents.
 
     Where a layer is called several times, the calls are one vertex, unless one
     call follows another; then the first has the weights and the later ones none.
@@ -161,7 +161,7 @@ class _Input:
 
 
 def _merged(builder: _Builder) -> list[Vertex]:
-    """The vertices with the calls of one layer merged where that leaves no circle."""
+    """Gives the vertices with the calls of one layer merged where that leaves no circle."""
     vertices = builder.vertices
     before = [0] * len(vertices)
     for i, vertex in enumerate(vertices):
@@ -195,7 +195,7 @@ def _merged(builder: _Builder) -> list[Vertex]:
 
 
 def _ordered(vertices: Sequence[Vertex], leader: Sequence[int]) -> list[Vertex] | None:
-    """The leaders, parents first; None where they form a circle."""
+    """Gives the leaders, parents first; None where they form a circle."""
     parents: dict[int, set[int]] = {i: set() for i in dict.fromkeys(leader)}
     for i, vertex in enumerate(vertices):
         parents[leader[i]] |= {leader[parent] for parent in vertex.parents} - {leader[i]}
@@ -229,7 +229,7 @@ def _ordered(vertices: Sequence[Vertex], leader: Sequence[int]) -> list[Vertex] 
 
 
 def siblings(layer: Any) -> list[tuple[Any, ...]] | None:
-    """The repeating siblings in `layer`, each as the chain of layers from below it.
+    """Gives the repeating siblings in `layer`, each as the chain of layers from below it.
 
     The blocks may be held in stages: where these differ, the blocks in them
     are the siblings. None where nothing repeats, or the numbers contradict
@@ -284,7 +284,7 @@ def _split_all(vertices: list[Vertex]) -> list[Vertex]:
 
 
 def chain_of(vertex: Vertex, parts: Sequence[tuple[tuple[Any, ...], list[Any]]]) -> list[Vertex]:
-    """The chain of vertices that stands for `vertex`: its `parts`, and the rest around them.
+    """Gives the chain of vertices that stands for `vertex`: its `parts`, and the rest around them.
 
     The rest goes before or after the part that it stands next to in the order
     in which the layers were made, unless its name says otherwise. Where
@@ -331,7 +331,7 @@ def chain_of(vertex: Vertex, parts: Sequence[tuple[tuple[Any, ...], list[Any]]])
 
 
 def replaced(vertices: Sequence[Vertex], chains: dict[int, list[Vertex]]) -> list[Vertex]:
-    """The vertices with some replaced by chains, parents renumbered."""
+    """Gives the vertices with some replaced by chains, parents renumbered."""
     result: list[Vertex] = []
     end: dict[int, int] = {}
     for i, vertex in enumerate(vertices):

@@ -22,17 +22,17 @@ _TRAILING_NUMBER = re.compile(r"(.*?)_?(\d+)$")
 
 
 def is_model(layer: Any) -> bool:
-    """Whether `layer` is a Keras model."""
+    """Tells whether `layer` is a Keras model."""
     return isinstance(layer, keras.Model)
 
 
 def weighted_children(layer: Any) -> list[Any]:
-    """The layers directly inside `layer` that have weights."""
+    """Gives the layers directly inside `layer` that have weights."""
     return [child for child in sublayers(layer) if child.weights]
 
 
 def is_leaf(layer: Any) -> bool:
-    """Whether `layer` counts as one layer: Keras's own, or one without weighted layers in it."""
+    """Tells whether `layer` counts as one: Keras's own, or one without weighted layers in it."""
     if is_model(layer):
         return False
     whole = (keras.layers.MultiHeadAttention, keras.layers.RNN, keras.layers.Wrapper)
@@ -40,7 +40,7 @@ def is_leaf(layer: Any) -> bool:
 
 
 def leaves(layer: Any) -> Iterator[Any]:
-    """The smallest layers in `layer` that count as one, and those that own weights beside."""
+    """Gives the smallest layers in `layer` that count as one, and those that own weights beside."""
     if is_leaf(layer):
         yield layer
         return
@@ -51,7 +51,7 @@ def leaves(layer: Any) -> Iterator[Any]:
 
 
 def has_kernel(layer: Any) -> bool:
-    """Whether a leaf has a kernel, which an embedding or a normalisation has not."""
+    """Tells whether a leaf has a kernel, which an embedding or a normalisation has not."""
     weights = layer.weights if is_leaf(layer) else own_weights(layer)
     return not re.search("Embedding|Normalization|LayerScale", type(layer).__name__) and any(
         len(weight.shape) > 1 and not _NOT_KERNELS.search(weight.name) for weight in weights
@@ -59,13 +59,13 @@ def has_kernel(layer: Any) -> bool:
 
 
 def kernels_in(layer: Any) -> int:
-    """How many leaves of `layer` have a kernel; a layer that is used twice counts once."""
+    """Tells how many leaves of `layer` have a kernel; a layer that is used twice counts once."""
     found = {id(leaf): leaf for leaf in leaves(layer)}
     return sum(has_kernel(leaf) for leaf in found.values())
 
 
 def enlarges(operation: Any, taken: Sequence[Any], made: Sequence[Any]) -> bool:
-    """Whether `operation` makes images, or sequences, larger: by half at least, padding aside.
+    """Tells whether `operation` makes images or sequences larger, by half at least.
 
     Args:
         operation: a layer, or an operation of ``keras.ops``.
@@ -86,7 +86,7 @@ def enlarges(operation: Any, taken: Sequence[Any], made: Sequence[Any]) -> bool:
 
 
 def owners_in(layer: Any) -> list[Any]:
-    """The layers in `layer`, itself among them, that own weights, each once."""
+    """Gives the layers in `layer`, itself among them, that own weights, each once."""
     found: dict[int, Any] = {}
 
     def visit(part: Any) -> None:
@@ -100,14 +100,14 @@ def owners_in(layer: Any) -> list[Any]:
 
 
 def is_automatic(layer: Any) -> bool:
-    """Whether Keras made up the layer's name from its class."""
+    """Tells whether Keras made up the layer's name from its class."""
     auto = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
     auto = re.sub("([a-z])([A-Z])", r"\1_\2", auto).lower()
     return re.fullmatch(rf"{re.escape(auto)}(_\d+)?", layer.name) is not None
 
 
 def numbered(layer: Any) -> tuple[str, int] | None:
-    """The stem and number of a layer's name; None where a number of Keras's says nothing.
+    """Gives the stem and number of a layer's name; None where a number of Keras's says nothing.
 
     Keras numbers what has no name of its own. That says something only about
     a layer of a class of the user's, of which blocks are made.
@@ -121,7 +121,7 @@ def numbered(layer: Any) -> tuple[str, int] | None:
 
 
 def shapes(layers: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
-    """The shapes of all weights: what repeats has the same."""
+    """Gives the shapes of all weights: what repeats has the same."""
     return tuple(
         tuple(weight.shape)
         for layer in layers
@@ -131,12 +131,12 @@ def shapes(layers: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
 
 
 def are_alike(shapes_of_each: Sequence[Any]) -> bool:
-    """Whether at least half have the same weights, as the blocks of a transformer have."""
+    """Tells whether at least half have the same weights, as the blocks of a transformer have."""
     return Counter(shapes_of_each).most_common(1)[0][1] * 2 >= len(shapes_of_each)
 
 
 def inner_model(layer: Any) -> Any | None:
-    """The model with a graph that `layer` only wraps, as ``TimeDistributed(resnet)`` does."""
+    """Gives the model with a graph that `layer` only wraps, as ``TimeDistributed(resnet)`` does."""
     while graph_levels(layer) is None:
         children = weighted_children(layer)
         if len(children) != 1 or own_weights(layer):

@@ -109,11 +109,11 @@ class Outline:
         self._hint = hint
 
     def __iter__(self) -> Iterator[Part]:
-        """The parts that have weights, from the inputs to the outputs."""
+        """Gives the parts that have weights, from the inputs to the outputs."""
         return (part for part in (self.stem, *self.blocks, self.neck, self.head) if part)
 
     def part_of(self, weight: Any) -> Part | None:
-        """The part that `weight` is in; None for a weight of another model."""
+        """Gives the part that `weight` is in; None for a weight of another model."""
         return next((p for p in self if any(weight is own for own in p.weights)), None)
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -226,7 +226,7 @@ def outline(
 
 
 def keys(model: Any) -> dict[int, str]:
-    """The `Part.key` of every weight by its ``id``; empty where the parts cannot be told."""
+    """Gives the `Part.key` of every weight by its ``id``; empty where the parts cannot be told."""
     try:
         parts = outline(model)
     except RuleError:

@@ -12,7 +12,7 @@ from keras_layerwise.model.structure import Sites
 
 
 def blocks_of_layers(pattern: re.Pattern[str], sites: Sites) -> dict[int, str]:
-    """The block of every layer that `pattern` matches, by ``id``.
+    """Gives the block of every layer that `pattern` matches, by ``id``.
 
     Layers are one block where their paths are the same up to the end of the
     match; where the pattern has groups, where these are the same and the
@@ -45,7 +45,7 @@ def blocks_of_layers(pattern: re.Pattern[str], sites: Sites) -> dict[int, str]:
 def by_pattern(
     pattern: re.Pattern[str], vertices: list[Vertex], sites: Sites, given: set[int]
 ) -> tuple[list[Vertex], Blocks]:
-    """The vertices, split where one holds several blocks, and the blocks among them.
+    """Gives the vertices, split where one holds several blocks, and the blocks among them.
 
     Args:
         pattern: the user's.
@@ -87,7 +87,7 @@ def by_pattern(
 def without_graph(
     pattern: re.Pattern[str], sites: Sites, given: set[int]
 ) -> tuple[list[Vertex], Blocks]:
-    """One vertex for each layer, and the blocks in the order of their numbers.
+    """Gives one vertex for each layer, and the blocks in the order of their numbers.
 
     Raises:
         RuleError: where a layer is in no block and not in `given`.

@@ -116,7 +116,7 @@ def _compiled(block: Any) -> re.Pattern[str] | None:
 
 
 def _graph(model: Any, given: _Given, is_split: bool) -> list[Vertex] | None:
-    """The graph of `model`, or that of the one layer in it that is not given."""
+    """Gives the graph of `model`, or that of the one layer in it that is not given."""
     vertices = graph.graph(model, is_split)
     if vertices is not None or any(
         id(w) not in given.stem | given.head for w in own_weights(model)
@@ -136,14 +136,14 @@ def _graph(model: Any, given: _Given, is_split: bool) -> list[Vertex] | None:
 
 
 def _without(vertex: Vertex, given: _Given) -> Vertex:
-    """`vertex` without what the user has placed, for finding the blocks."""
+    """Gives `vertex` without what the user has placed, for finding the blocks."""
     if vertex.layers and all(id(layer) in given.layers for layer in vertex.layers):
         return replace(vertex, layers=[], kernels=0)
     return vertex
 
 
 def _by_itself(vertices: list[Vertex]) -> Blocks:
-    """The blocks that names or the graph tell."""
+    """Gives the blocks that names or the graph tell."""
     try:
         found = blocks.by_names(vertices)
     except OutOfOrderError as error:
@@ -162,7 +162,7 @@ def _by_itself(vertices: list[Vertex]) -> Blocks:
 
 
 def _scope(vertices: Sequence[Vertex]) -> tuple[Any, ...]:
-    """The layers down to the innermost nested model that holds more than half of the kernels."""
+    """Gives the layers down to the innermost model that holds more than half of the kernels."""
     scope: tuple[Any, ...] = vertices[0].chain[:1]
     total = sum(vertex.kernels for vertex in vertices)
     while True:
@@ -180,7 +180,7 @@ def _scope(vertices: Sequence[Vertex]) -> tuple[Any, ...]:
 
 
 def _heads(vertices: Sequence[Vertex], inside: Sequence[int], scope: Sequence[Any]) -> set[int]:
-    """What makes the outputs; of what KerasHub calls a backbone, only what is named a head."""
+    """Finds what makes the outputs; in a backbone of KerasHub only what is named a head."""
     heads = stretches.outputs_of(vertices, inside)
     is_backbone = any(
         base.__name__ == "Backbone" and base.__module__.startswith("keras_hub")
@@ -196,7 +196,7 @@ def _heads(vertices: Sequence[Vertex], inside: Sequence[int], scope: Sequence[An
 def _ranks(
     vertices: Sequence[Vertex], found: Blocks, given: _Given, pattern: Any
 ) -> tuple[list[int], str]:
-    """The rank of every vertex, and what to say about the neck."""
+    """Gives the rank of every vertex, and what to say about the neck."""
     count = len(found.units)
     block_of = {i: n for n, members in enumerate(found.units.values()) for i in members}
     before = blocks.before_each(vertices, found.units)
@@ -356,7 +356,7 @@ def _placed(
 
 
 def _short(paths: Sequence[str] | dict[str, Any]) -> list[str]:
-    """The paths without the containers that all of them are in."""
+    """Gives the paths without the containers that all of them are in."""
     parts = [path.split("/") for path in paths]
     size = 0
     while parts and all(len(p) > size + 1 and p[size] == parts[0][size] for p in parts):

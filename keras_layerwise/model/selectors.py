@@ -110,14 +110,14 @@ def check_type(selector: Any) -> None:
 
 
 def needs_model(selector: Any) -> bool:
-    """Whether `selector` can be answered only where the layers are known."""
+    """Tells whether `selector` can be answered only where the layers are known."""
     if isinstance(selector, (list, tuple)):
         return any(needs_model(member) for member in selector)
     return not (isinstance(selector, (str, re.Pattern)) or is_layer(selector) or is_part(selector))
 
 
 def label(selector: Any) -> str:
-    """A one-line text for a selector, for tables, records and errors."""
+    """Gives a one-line text for a selector, for tables, records and errors."""
     if isinstance(selector, (list, tuple)):
         return "(" + ", ".join(label(member) for member in selector) + ")"
     if isinstance(selector, str):
@@ -134,7 +134,7 @@ def label(selector: Any) -> str:
 
 
 def nearest(selector: Any, sites: Sequence[Site], count: int = 3) -> list[str]:
-    """The names and paths in `sites` that look most like `selector`."""
+    """Gives the names and paths in `sites` that look most like `selector`."""
     text = selector.pattern if isinstance(selector, re.Pattern) else label(selector)
     candidates = list(dict.fromkeys(_candidates(sites)))
     close = difflib.get_close_matches(text, candidates, n=count, cutoff=0.4)
@@ -142,12 +142,12 @@ def nearest(selector: Any, sites: Sequence[Site], count: int = 3) -> list[str]:
 
 
 def is_layer(value: Any) -> bool:
-    """Whether `value` is a Keras layer, without importing Keras to ask."""
+    """Tells whether `value` is a Keras layer, without importing Keras to ask."""
     return not inspect.isclass(value) and _is_layer_class(type(value))
 
 
 def is_part(value: Any) -> bool:
-    """Whether `value` is a part of an outline: an object with ``weights`` and ``layers``."""
+    """Tells whether `value` is a part of an outline: an object with ``weights`` and ``layers``."""
     return getattr(value, "is_part", False) is True
 
 
@@ -177,7 +177,7 @@ def _weights(selector: Any, sites: Sites) -> Iterable[int]:
 
 
 def _layers(selector: Any, places: Sequence[Place], sites: Sites) -> set[int]:
-    """The ``id`` of every layer that `selector` picks."""
+    """Gives the ``id`` of every layer that `selector` picks."""
     if isinstance(selector, (list, tuple)):
         return {key for member in selector for key in _layers(member, places, sites)}
     if is_layer(selector):

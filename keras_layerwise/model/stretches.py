@@ -64,7 +64,7 @@ def by_stretches(vertices: Sequence[Vertex], inside: Sequence[int], heads: set[i
 
 
 def _carriers(vertices: Sequence[Vertex]) -> list[bool]:
-    """Which vertices are or follow a layer with weights; masks and inputs are not."""
+    """Tells which vertices are or follow a layer with weights; masks and inputs are not."""
     carries: list[bool] = []
     for vertex in vertices:
         carries.append(bool(vertex.layers) or any(carries[parent] for parent in vertex.parents))
@@ -72,7 +72,7 @@ def _carriers(vertices: Sequence[Vertex]) -> list[bool]:
 
 
 def _arcs_around(vertices: Sequence[Vertex], carries: Sequence[bool]) -> set[tuple[int, int]]:
-    """The arcs, from a parent to its child, by which an encoder's outputs reach its decoder.
+    """Gives the arcs, from a parent to its child, by which an encoder's outputs reach its decoder.
 
     Where data is brought together, some of it has been made larger more often.
     What has been less often comes from above.
@@ -90,7 +90,7 @@ def _arcs_around(vertices: Sequence[Vertex], carries: Sequence[bool]) -> set[tup
 
 
 def _leads_on(vertices: Sequence[Vertex], without: set[tuple[int, int]]) -> bool:
-    """Whether each layer with weights still leads to an output without these arcs."""
+    """Tells whether each layer with weights still leads to an output without these arcs."""
     reaches = [True] * len(vertices)
     for vertex in vertices:
         for parent in vertex.parents:
@@ -197,7 +197,7 @@ def _check(
 
 
 def _has_towers(vertices: Sequence[Vertex], members: Sequence[int]) -> bool:
-    """Whether several inputs of the network are first brought together in `members`."""
+    """Tells whether several inputs of the network are first brought together in `members`."""
     sources: list[set[int]] = []
     for i, vertex in enumerate(vertices):
         found = set().union(*(sources[parent] for parent in vertex.parents))
@@ -207,7 +207,7 @@ def _has_towers(vertices: Sequence[Vertex], members: Sequence[int]) -> bool:
 
 
 def _depth(vertices: Sequence[Vertex], members: Sequence[int]) -> int:
-    """The most kernels on one way through `members`."""
+    """Gives the most kernels on one way through `members`."""
     depth: dict[int, int] = {}
     for i in members:
         above = max((depth.get(parent, 0) for parent in vertices[i].parents), default=0)
@@ -239,7 +239,7 @@ def _with_attention(vertices: Sequence[Vertex], pieces: Sequence[_Piece]) -> lis
 
 
 def _name(vertices: Sequence[Vertex], members: Sequence[int]) -> str:
-    """The join of a stretch where it has a name of its own, or else its first layer."""
+    """Gives the join of a stretch where it has a name of its own, or else its first layer."""
     for i in reversed(members):
         vertex = vertices[i]
         is_named = isinstance(vertex.layer, keras.Layer) and not kinds.is_automatic(vertex.layer)

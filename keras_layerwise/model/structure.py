@@ -193,7 +193,7 @@ def sites_of_variables(variables: Iterable[Any]) -> Sites:
 
 
 def weight_paths(site: Site) -> set[str]:
-    """Every text that names the weight: ours, one for each chain, and Keras's."""
+    """Gives every text that names the weight: ours, one for each chain, and Keras's."""
     paths = {site.path, getattr(site.weight, "path", site.weight.name)}
     for chain in site.chains:
         paths.add("/".join([*(part.name for part in chain[1:]), site.weight.name]))
@@ -208,7 +208,7 @@ def _names(path: str, chains: Iterable[tuple[Any, ...]]) -> Iterator[list[str]]:
 
 
 def _runs(names: list[str]) -> Iterator[str]:
-    """Every contiguous run of `names`, joined by ``/``."""
+    """Gives every contiguous run of `names`, joined by ``/``."""
     for start in range(len(names)):
         for stop in range(start + 1, len(names) + 1):
             yield "/".join(names[start:stop])

@@ -6,7 +6,7 @@ from keras_layerwise.model.graph import Vertex
 
 
 def after_each(vertices: Sequence[Vertex], block_of: dict[int, int]) -> list[int]:
-    """For each vertex, the blocks that come after it, as bits."""
+    """Gives the blocks that come after each vertex, as bits."""
     after = [0] * len(vertices)
     for i in range(len(vertices) - 1, -1, -1):
         mine = after[i] | (1 << block_of[i] if i in block_of else 0)
@@ -23,7 +23,7 @@ def rank_before(
     after: Sequence[int],
     block_of: dict[int, int],
 ) -> int:
-    """The rank of what a block follows: the stem, or the block that consumes it."""
+    """Gives the rank of what a block follows: the stem, or the block that consumes it."""
     last = before[i].bit_length() - 1
     following = (after[i] & -after[i]).bit_length() - 1
     if following <= last:
@@ -42,7 +42,7 @@ def closed(
     after: Sequence[int],
     block_of: dict[int, int],
 ) -> int | None:
-    """The rank of the one block that `i` leads around, as the shortcut of a residual block does."""
+    """Gives the rank of the one block that `i` leads around, as a shortcut does."""
     if not vertices[i].layers:
         return None
     todo, seen = [i], {i}
@@ -61,7 +61,7 @@ def closed(
 
 
 def children(vertices: Sequence[Vertex]) -> list[list[int]]:
-    """The vertices that each one's output goes to."""
+    """Gives the vertices that each one's output goes to."""
     found: list[list[int]] = [[] for _ in vertices]
     for i, vertex in enumerate(vertices):
         for parent in vertex.parents:

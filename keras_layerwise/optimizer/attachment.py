@@ -37,12 +37,12 @@ _known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
 def is_layerwise(optimizer: Any) -> bool:
-    """Whether `optimizer` is a `LayerwiseOptimizer`, without importing it."""
+    """Tells whether `optimizer` is a `LayerwiseOptimizer`, without importing it."""
     return getattr(type(optimizer), "is_layerwise", False) is True
 
 
 def layerwise_optimizers(optimizer: Any) -> list[Any]:
-    """The `LayerwiseOptimizer` in `optimizer`, through Keras's own wrappers; several in a
+    """Gives the `LayerwiseOptimizer` in `optimizer`, through Keras's own wrappers; several in a
     ``MultiOptimizer``, none in any other.
     """  # noqa: D205
     if is_layerwise(optimizer):
@@ -76,7 +76,7 @@ def optimizer_of(model: Any) -> Any:
 
 
 def assigned(model: Any) -> dict[int, Any]:
-    """What holds for each weight now, by its ``id``, from every optimizer that trains `model`.
+    """Tells what holds for each weight now, by ``id``, from every optimizer that trains `model`.
 
     Beside the optimizer that ``compile`` set these are the ones that the model
     holds, as a GAN does, and those that were given the model for a loop of
@@ -96,7 +96,7 @@ def assigned(model: Any) -> dict[int, Any]:
 
 
 def is_built(model: Any) -> bool:
-    """Whether `model` has all its weights."""
+    """Tells whether `model` has all its weights."""
     return bool(model.built) and all(place.layer.built for place in structure.places(model))
 
 
@@ -152,7 +152,7 @@ def _adopt(optimizer: Any, variables: list[Any]) -> None:
 
 
 def frozen_layers(model: Any) -> frozenset[int]:
-    """The ``id`` of every layer of `model` that its optimizers freeze whole.
+    """Gives the ``id`` of every layer of `model` that its optimizers freeze whole.
 
     A layer is frozen whole where all its trainable weights are frozen by rule;
     one without trainable weights follows the layers that hold it, or the part
@@ -227,7 +227,7 @@ def held(model: Any) -> list[Any]:
 
 
 def _found_on(model: Any) -> Iterator[Any]:
-    """Every `LayerwiseOptimizer` in those that `model` holds."""
+    """Gives every `LayerwiseOptimizer` in those that `model` holds."""
     inside = [found for optimizer in held(model) for found in layerwise_optimizers(optimizer)]
     yield from {id(optimizer): optimizer for optimizer in inside}.values()
 

@@ -66,7 +66,7 @@ def frozen(
 
 
 def beside(setting: Setting, layers: Iterable[tuple[int, str]]) -> Setting:
-    """A setting that also names these layers."""
+    """Gives a setting that also names these layers."""
     return replace(setting, bare=tuple(dict.fromkeys((*setting.bare, *layers))))
 
 

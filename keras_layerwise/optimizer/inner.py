@@ -22,7 +22,7 @@ _INNER_SETTINGS = (
 
 
 def _of_inner(name: str) -> property:
-    """A setting that lives on the inner optimizer, and only there."""
+    """Gives a setting that lives on the inner optimizer, and only there."""
 
     def get(self: "Wrapper") -> Any:
         return getattr(self.__dict__.get("inner_optimizer"), name, None)
@@ -103,7 +103,7 @@ for _name in _INNER_SETTINGS:
 
 
 def checked(optimizer: Any) -> Any:
-    """The optimizer to wrap, from it or its name.
+    """Gives the optimizer to wrap, from it or its name.
 
     Raises:
         TypeError: for anything else, or for a wrapper.

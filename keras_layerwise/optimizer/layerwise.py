@@ -164,7 +164,7 @@ class LayerwiseOptimizer(Stepper):
             self.build(self.plan.weights_at(self.plan.trained))
 
     def selected(self, select: Any) -> tuple[Assignment, ...]:
-        """The `assignments` of the weights that `select` picks, trainable now or not.
+        """Gives the `assignments` of the weights that `select` picks, trainable now or not.
 
         Raises:
             RuleError: where nothing is selected.
@@ -251,7 +251,7 @@ class LayerwiseOptimizer(Stepper):
     # Storing and loading.
 
     def get_config(self) -> dict[str, Any]:
-        """The inner optimizer and what holds for each weight, as plain values."""
+        """Gives the inner optimizer and what holds for each weight, as plain values."""
         return {
             "name": self.name,
             "fused": self.fused,
@@ -296,7 +296,7 @@ class LayerwiseOptimizer(Stepper):
     # How the parts follow the plan.
 
     def _positions(self, select: Any) -> list[int]:
-        """The positions of what `select` picks; builds the optimizer where it can."""
+        """Gives the positions of what `select` picks; builds the optimizer where it can."""
         model = self.plan.model
         if not self.built and model is not None and attachment.is_built(model):
             self.build(model.trainable_weights)
@@ -329,6 +329,6 @@ class LayerwiseOptimizer(Stepper):
             self.state.activate()
 
     def _sync(self) -> None:
-        """On JAX, brings the state that training holds back into the variables."""
+        """Brings the state that training on JAX holds back into the variables."""
         for model in self.plan.models:
             internals.sync_state(model)

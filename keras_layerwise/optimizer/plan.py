@@ -166,7 +166,7 @@ class Plan:
         self.version += 1
 
     def knows(self, variables: Iterable[Any]) -> bool:
-        """Whether all `variables` have positions."""
+        """Tells whether all `variables` have positions."""
         return self._position.keys() >= set(map(id, variables))
 
     def finish(self) -> None:
@@ -175,7 +175,7 @@ class Plan:
         self.stored = []
 
     def is_resolved_for(self, variables: Sequence[Any]) -> bool:
-        """Whether `resolve` would find the same weights, of the same model, as it last did."""
+        """Tells whether `resolve` would find the same weights of the same model again."""
         if [id(v) for v in variables] != [id(self.weights[i]) for i in self.trained]:
             return False
         if not self.settings:
@@ -185,7 +185,7 @@ class Plan:
         return [(id(s.weight), s.path) for s in now] == [(id(s.weight), s.path) for s in before]
 
     def _sites_of(self, variables: Sequence[Any]) -> Sites:
-        """Every weight of the model that has `variables`, or only these where none is known."""
+        """Finds every weight of the model that has `variables`; only these where none is known."""
         given = self._given() if self._given is not None else None
         first = [] if given is None else [given]
         for model in [*first, *reversed(self.trainers)]:
@@ -220,7 +220,7 @@ class Plan:
         ]
 
     def _loaded(self, stored: Setting, found: Setting) -> Setting:
-        """The stored setting, under the paths that its weight has now."""
+        """Gives the stored setting, under the paths that its weight has now."""
         stored = bare.beside(stored, found.bare)
         if self.model is None:  # the stored paths are better than the variables' own
             return stored
@@ -229,7 +229,7 @@ class Plan:
     # Asking and changing.
 
     def known_settings(self) -> list[Setting]:
-        """What holds, by position.
+        """Tells what holds, by position.
 
         Raises:
             RuleError: while the weights are not known.
@@ -242,7 +242,7 @@ class Plan:
         return self.settings
 
     def select(self, selector: Any) -> list[int]:
-        """The positions of what `selector` picks.
+        """Gives the positions of what `selector` picks.
 
         Raises:
             RuleError: where nothing is selected, or nothing that can ever train.
@@ -280,7 +280,7 @@ class Plan:
                 )
 
     def idle(self, positions: Sequence[int]) -> list[int]:
-        """Those of `positions` whose weights do not train now.
+        """Gives those of `positions` whose weights do not train now.
 
         Raises:
             RuleError: where all of them train.
@@ -330,23 +330,23 @@ class Plan:
         return [position for position in self.active if not self.settings[position].has_slots]
 
     def weights_at(self, positions: Iterable[int]) -> list[Any]:
-        """The weights at `positions`."""
+        """Gives the weights at `positions`."""
         return [self.weights[position] for position in positions]
 
     def trained_settings(self) -> Iterator[tuple[int, Setting]]:
-        """Position and setting of each weight that the optimizer was built for."""
+        """Gives the position and setting of each weight that the optimizer was built for."""
         self.known_settings()
         return ((position, self.settings[position]) for position in self.trained)
 
     # Rates.
 
     def multipliers(self) -> Any:
-        """The constant multipliers by position, 1 where there is none."""
+        """Gives the constant multipliers by position, 1 where there is none."""
         values = [setting.rule.multiplier for setting in self.settings]
         return np.asarray([m if isinstance(m, float) else 1.0 for m in values], dtype="float32")
 
     def rates(self, multipliers: Any, learning_rate: Any, step: Any) -> tuple[Any, ...]:
-        """Each weight's rate at `step`, by position.
+        """Gives each weight's rate at `step`, by position.
 
         Args:
             multipliers: of shape ``(weights,)``; a variable, so that a change

@@ -259,7 +259,7 @@ def _by_part(parts: Outline, multiplier: Callable[[Part], float], preset: str) -
 
 
 def _nonempty(part: Any, rule: Rule) -> list[tuple[Any, Rule]]:
-    """The rule, unless nothing that it selects can ever train, as in a normalisation of data."""
+    """Gives the rule, unless nothing that it selects can ever train, as `Normalization`."""
     trains = {
         id(weight)
         for layer in part.layers
@@ -289,7 +289,7 @@ def _is_flat(weight: Any) -> bool:
 
 
 def _times(rule: Rule | None, ratio: float) -> dict[str, Any]:
-    """The rate of `rule` times `ratio`."""
+    """Gives the rate of `rule` times `ratio`."""
     if rule is None:
         return {"multiplier": ratio}
     name = "multiplier" if rule.multiplier is not None else "learning_rate"

@@ -94,7 +94,7 @@ class Rule:
             raise TypeError(f"`frozen` is True, False or None; received {self.frozen!r}.")
 
     def says(self) -> list[str]:
-        """The settings that this rule says something about."""
+        """Gives the settings that this rule says something about."""
         return [
             setting
             for setting, names in _SETTINGS.items()
@@ -320,7 +320,7 @@ def _merged(rules: Rules, settings: Mapping[str, int]) -> Resolved:
 
 
 def ever_trainable(sites: Sequence[Site]) -> list[int]:
-    """The positions of the weights that train, or would if their layer were trainable."""
+    """Gives the positions of the weights that train, or would if their layer were trainable."""
     return [
         i
         for i, site in enumerate(sites)
@@ -354,7 +354,7 @@ def _nothing(selector: Any, sites: Sequence[Site]) -> str:
 
 
 def some(items: Any, limit: int = 4) -> str:
-    """Up to `limit` of `items`, for a message."""
+    """Gives up to `limit` of `items`, for a message."""
     items = [repr(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more

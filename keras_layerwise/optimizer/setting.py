@@ -55,7 +55,7 @@ class Setting:
 
 
 def rate_of(rule: Rule, learning_rate: Any, step: Any) -> Any:
-    """The rate of weights under `rule` at `step`; `learning_rate` is the inner optimizer's."""
+    """Gives the rate under `rule` at `step`; `learning_rate` is the inner optimizer's."""
     own = rule.learning_rate
     if own is not None:
         return own(step) if isinstance(own, Schedule) else own
@@ -111,7 +111,7 @@ def _alike(one: Setting, other: Setting) -> bool:
 
 
 def setting_of(site: Site, resolved: Resolved | None) -> Setting:
-    """What rules say of the weight at `site`."""
+    """Tells what rules say of the weight at `site`."""
     rule, label = resolved or (Rule(frozen=False), None)
     return Setting(
         path=site.path,
@@ -125,7 +125,7 @@ def setting_of(site: Site, resolved: Resolved | None) -> Setting:
 
 
 def merged(known: Setting | None, found: Setting) -> Setting:
-    """What a weight that is known keeps, where the rules say of it what they did."""
+    """Tells what a weight that is known keeps, where the rules say of it what they did."""
     if known is None:
         return found
     bare = tuple(dict.fromkeys((*found.bare, *known.bare)))
@@ -136,5 +136,5 @@ def merged(known: Setting | None, found: Setting) -> Setting:
 
 
 def number(value: Any) -> float:
-    """A value of any backend as a number."""
+    """Gives a value of any backend as a number."""
     return float(ops.convert_to_numpy(value))

@@ -103,7 +103,7 @@ class Slots:
             object.__setattr__(self.optimizer, internals.AVERAGES, averages)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The variables that no weight owns, and the slots, under names for storing.
+        """Gives the variables that no weight owns, and the slots, under names for storing.
 
         The names depend only on which weights have slots, not on when the
         slots were made.
@@ -130,7 +130,7 @@ class Slots:
         return own, slots
 
     def size_of(self, position: int) -> int:
-        """How many elements the slots of a weight hold."""
+        """Tells how many elements the slots of a weight hold."""
         found = (column[position] for column in self.columns.values())
         return sum(int(keras.ops.size(slot)) for slot in found if slot is not None)
 
@@ -159,7 +159,7 @@ def _unbuilt_copy(optimizer: Any) -> Any:
 
 
 def scope_of(optimizer: Any) -> Any:
-    """The distribution strategy that the optimizer's variables belong to, on TensorFlow."""
+    """Gives the distribution strategy that the optimizer's variables belong to, on TensorFlow."""
     strategy = internals.strategy_of(optimizer)
     if strategy is None:
         return contextlib.nullcontext()

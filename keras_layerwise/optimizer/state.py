@@ -94,7 +94,7 @@ class State:
         self._name()
 
     def variables(self) -> dict[str, Any]:
-        """Every variable under its name for storing."""
+        """Gives every variable under its name for storing."""
         own, slots = self.slots.state()
         vector = {} if self.multipliers is None else {"multipliers": self.multipliers}
         return {**own, **vector, **slots}
@@ -112,7 +112,7 @@ class State:
                 self.plan.change([position], multiplier=float(values[position]))
 
     def steps(self) -> int:
-        """How many steps there were."""
+        """Tells how many steps there were."""
         with internals.outside_graph():
             return int(number(internals.step_counter(self.inner)))
 
@@ -175,7 +175,7 @@ class State:
         )
 
     def _newer(self, places: Iterable[int | None], stored: Sequence[Setting]) -> list[int]:
-        """The positions of the weights that hold slots and were stored without."""
+        """Gives the positions of the weights that hold slots and were stored without."""
         return [
             i
             for i, place in enumerate(places)

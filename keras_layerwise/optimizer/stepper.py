@@ -69,7 +69,7 @@ class Stepper(Wrapper):
         grads: Sequence[Any],
         trainable_variables: Sequence[Any],
     ) -> tuple[list[Any], list[Any]]:
-        """`apply` as a function of values; see ``keras.optimizers.Optimizer``."""
+        """Gives `apply` as a function of values; see ``keras.optimizers.Optimizer``."""
         self._set("compiled", True)
         # The base class maps the weights that it trains, which are the active ones elsewhere.
         active = internals.trained_by(self)
@@ -83,7 +83,7 @@ class Stepper(Wrapper):
         return result
 
     def scale_loss(self, loss: Any) -> Any:
-        """The loss to differentiate, for weights that are not frozen."""
+        """Gives the loss to differentiate, for weights that are not frozen."""
         loss = super().scale_loss(loss)
         active = self.plan.active if self.built else ()
         if internals.backend() != "torch" or not 0 < len(active) < len(self.plan.trained):

@@ -25,7 +25,7 @@ _INITIAL = INITIAL.strip("_")
 
 
 def plan_to_config(plan: Plan) -> dict[str, Any]:
-    """What holds for each weight, and the rules for weights that may join, as plain values.
+    """Tells what holds for each weight, and the rules for weights that may join, as plain values.
 
     Raises:
         RuleError: where the weights are not known, and a rule cannot be
@@ -53,7 +53,7 @@ def plan_from_config(config: Mapping[str, Any]) -> tuple[Rules, list[Setting]]:
 
 
 def of_model(plan: Plan) -> list[Setting]:
-    """The settings of the weights that the model has; those that left it are in no file."""
+    """Gives the settings of the weights that the model has; those that left it are in no file."""
     return plan.settings[: len(plan.settings) - plan.left]
 
 
@@ -77,7 +77,7 @@ def stored_settings(store: Any) -> list[Setting]:
 
 
 def is_of_another_kind(store: Any, state: Mapping[str, Any], name: str) -> bool:
-    """Whether the stored state is of another kind of optimizer, which is then said."""
+    """Tells whether the stored state is of another kind of optimizer, which is then said."""
     kinds = {key.partition(".")[0] for key in set(store.keys()) - {ASSIGNMENT}}
     missing = {key.partition(".")[0] for key in state} - kinds - {_INITIAL}
     if missing:
@@ -129,7 +129,7 @@ def load(state: Mapping[str, Any], places: Sequence[int | None], store: Any) -> 
 
 
 def setting_to_json(setting: Setting) -> dict[str, Any]:
-    """A setting as plain values."""
+    """Gives a setting as plain values."""
     return {
         "path": setting.path,
         "layer": setting.layer,
@@ -189,7 +189,7 @@ def settings_from_text(text: str) -> list[Setting]:
 
 
 def rule_to_json(rule: Rule) -> dict[str, Any]:
-    """A rule as plain values."""
+    """Gives a rule as plain values."""
     return {
         "multiplier": _value_to_json(rule.multiplier),
         "learning_rate": _value_to_json(rule.learning_rate),
@@ -238,7 +238,7 @@ def _is_text(selector: Any) -> bool:
 
 
 def entry_to_json(selector: Any, rule: Rule) -> dict[str, Any]:
-    """A rule whose weights are not known yet, as plain values.
+    """Gives a rule whose weights are not known yet, as plain values.
 
     Raises:
         RuleError: for a selector that cannot be written as text.
@@ -274,7 +274,7 @@ def entry_from_json(entry: Any) -> tuple[Any, Rule]:
 
 
 def checkpointed(plan: Plan, take_over: Any) -> Any:
-    """What ``tf.train.Checkpoint`` stores of a plan beside the variables.
+    """Tells what ``tf.train.Checkpoint`` stores of a plan beside the variables.
 
     Args:
         plan: the plan.

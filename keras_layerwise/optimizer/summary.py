@@ -42,7 +42,7 @@ class Assignment:
 
 
 def assignments(plan: Plan, optimizer: Any, positions: Iterable[int]) -> tuple[Assignment, ...]:
-    """What holds for the weights at `positions`.
+    """Tells what holds for the weights at `positions`.
 
     Args:
         plan: the plan.
@@ -87,7 +87,7 @@ def _decay(entry: Assignment, setting: Setting) -> str:
 def table(
     name: str, plan: Plan, optimizer: Any, size_of: Callable[[int], int], per_weight: bool
 ) -> str:
-    """The table of ``LayerwiseOptimizer.summary``.
+    """Gives the table of ``LayerwiseOptimizer.summary``.
 
     Args:
         name: of the optimizer.
@@ -149,5 +149,5 @@ def _frozen(entry: Assignment, is_trained: bool) -> str:
 
 
 def _each(values: Iterable[str]) -> str:
-    """The distinct values of a layer's weights, in order."""
+    """Gives the distinct values of a layer's weights, in order."""
     return " / ".join(dict.fromkeys(values))

@@ -211,12 +211,12 @@ class Updates:
         )
 
     def rates(self, learning_rate: Any) -> tuple[Any, ...]:
-        """Each weight's rate at this step, by position."""
+        """Gives each weight's rate at this step, by position."""
         step = internals.step_counter(self.optimizer)
         return self.plan.rates(self.multipliers, learning_rate, step)
 
     def _vector(self, places: Sequence[int], learning_rate: Any) -> Any:
-        """The rates of the weights at `places`, as one vector."""
+        """Gives the rates of the weights at `places`, as one vector."""
         settings = self.plan.settings
         if any(settings[place].is_scheduled for place in places):
             rates = self.rates(learning_rate)
@@ -225,7 +225,7 @@ class Updates:
         return every if list(places) == list(range(len(settings))) else ops.take(every, places)
 
     def counting_from(self, first_step: int) -> Any:
-        """The optimizer as it is after the steps since `first_step`."""
+        """Gives the optimizer as it is after the steps since `first_step`."""
         if not first_step:
             return self.optimizer
         steps = ops.subtract(internals.step_counter(self.optimizer), first_step)
@@ -239,6 +239,6 @@ class Updates:
 
 
 def decay_of_all(optimizer: Any) -> float | None:
-    """The weight decay that an optimizer has for all weights, None where it has none."""
+    """Gives the weight decay that an optimizer has for all weights, None where it has none."""
     found = (getattr(optimizer, name, None) for name in ("weight_decay", "adam_weight_decay"))
     return next((decay for decay in found if decay is not None), None)

@@ -29,7 +29,7 @@ _UNDEFINED = (200, 200, 200)
 
 
 def tag(statistic: str, row: str) -> str:
-    """The tag of one row's scalar."""
+    """Gives the tag of one row's scalar."""
     return f"drift/{statistic}/{row}"
 
 
@@ -64,7 +64,7 @@ def heatmap(values: npt.NDArray[np.float64]) -> tuple[bytes, int, int]:
 
 
 def legend(history: dict[str, Any], statistic: str, about: str) -> str:
-    """What the heat-map's rows and columns are, as Markdown."""
+    """Tells what the heat-map's rows and columns are, as Markdown."""
     latest = history[statistic][-1]
     lines = [
         f"Rows of the heat-map of `{statistic}` against {about}, from the top; columns are the "
@@ -80,7 +80,7 @@ def legend(history: dict[str, Any], statistic: str, about: str) -> str:
 
 
 def layout(statistics: Sequence[str], rows: Sequence[str]) -> Any:
-    """The custom-scalars layout: all rows in one chart per statistic, and one chart a row."""
+    """Gives the custom-scalars layout: all rows in one chart per statistic, and one chart a row."""
 
     def chart(title: str, tags: str) -> Any:
         return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[tags]))
@@ -110,7 +110,7 @@ def layout(statistics: Sequence[str], rows: Sequence[str]) -> Any:
 def figure(
     steps: npt.NDArray[np.int64], rows: list[str], values: npt.NDArray[np.float64], title: str
 ) -> Any:
-    """A Matplotlib figure of ``values[step, row]``: heat-map above, lines below."""
+    """Gives a Matplotlib figure of ``values[step, row]``: heat-map above, lines below."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
@@ -158,7 +158,7 @@ def figure(
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG file of ``pixels[height, width, 3]``."""
+    """Gives a PNG file of ``pixels[height, width, 3]``."""
     height, width, _ = pixels.shape
     # Each line begins with the number of its filter; 0 is none.
     lines = np.zeros((height, 1 + 3 * width), np.uint8)

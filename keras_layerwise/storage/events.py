@@ -105,7 +105,7 @@ class EventWriter:
         atexit.register(self.close)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """One scalar."""
+        """Writes one scalar."""
         self.scalars({tag: value}, step)
 
     def scalars(self, values: Mapping[str, float], step: int, description: str = "") -> None:
@@ -113,17 +113,17 @@ class EventWriter:
         self._put(step, [protos.scalar(tag, value, description) for tag, value in values.items()])
 
     def vector(self, series: Series, tag: str, values: npt.ArrayLike, step: int) -> None:
-        """One event of a vector series: a float32 per row of `series`."""
+        """Writes one event of a vector series: a float32 per row of `series`."""
         self.vectors([(series, tag, values)], step)
 
     def vectors(self, items: Iterable[tuple[Series, str, npt.ArrayLike]], step: int) -> None:
-        """One event of several vector series, each as for `vector`: all are kept or lost."""
+        """Writes one event of several vector series, each as for `vector`: all are kept or lost."""
         self._put(step, [protos.vector(*item) for item in items])
 
     def messages(
         self, series: Series, tag: str, messages: Sequence[dict[str, Any]], step: int
     ) -> None:
-        """One event of a message series: JSON objects.
+        """Writes one event of a message series: JSON objects.
 
         Messages of one step that come in several calls are said again with the
         later ones: TensorBoard's fast loader keeps one event per step and tag.
@@ -135,19 +135,19 @@ class EventWriter:
         self._put(step, [protos.messages(series, tag, texts)])
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        """Markdown for TensorBoard's text page."""
+        """Writes Markdown for TensorBoard's text page."""
         self._put(step, [protos.text(tag, markdown)])
 
     def image(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
-        """A PNG image."""
+        """Writes a PNG image."""
         self._put(step, [protos.image(tag, png, width, height)])
 
     def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
-        """The distribution of `values`; what is not finite is left out."""
+        """Writes the distribution of `values`; what is not finite is left out."""
         self._put(step, [protos.histogram(tag, values)])
 
     def summary(self, proto: Any, step: int) -> None:
-        """A ready ``Summary`` (HParams, custom scalars), written as it is."""
+        """Writes a ready ``Summary`` (HParams, custom scalars), written as it is."""
         content = proto.SerializeToString()
         self._queue(step, len(content), lambda _: Summary.FromString(content))
 
@@ -183,7 +183,7 @@ class EventWriter:
                 self._changed.notify_all()
 
     def _now(self) -> float:
-        """The time, which for a reader of the file never runs backwards."""
+        """Gives the time, which for a reader of the file never runs backwards."""
         self._last_time = max(self._last_time, time.time())
         return self._last_time
 
@@ -278,7 +278,7 @@ class EventWriter:
 
 
 def _create(folder: Path) -> tuple[Any, Path]:
-    """A new file whose name sorts behind those that are there: readers go by name."""
+    """Makes a new file whose name sorts behind those that are there: readers go by name."""
     stamps = [
         int(match[1])
         for name in files.names_in(folder)

@@ -50,7 +50,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def place(directory: str | os.PathLike[str]) -> Path:
-    """A directory, from wherever the program may go later: of this machine, or of a store.
+    """Gives a directory, from wherever the program may go later: of this machine, or of a store.
 
     Raises:
         OSError: for a URL of a store that nothing is installed for.
@@ -61,7 +61,7 @@ def place(directory: str | os.PathLike[str]) -> Path:
 
 
 def local(path: str | os.PathLike[str]) -> Path:
-    """A path of this machine, from wherever the program may go later.
+    """Gives a path of this machine, from wherever the program may go later.
 
     Raises:
         OSError: for a URL, which would become a directory called ``gs:``.
@@ -72,7 +72,7 @@ def local(path: str | os.PathLike[str]) -> Path:
 
 
 def create(path: Path) -> io.FileIO:
-    """A new file, written without a buffer in between; of a store, what `sent` is to send."""
+    """Makes a new file, written without a buffer in between; of a store, what `sent` is to send."""
     if stores.is_remote(path):
         return stores.own_file()
     return io.FileIO(path, "xb")
@@ -102,7 +102,7 @@ def sync(handle: int) -> None:
 
 
 def names_in(path: Path) -> list[str]:
-    """The names in a folder; none where there is no such folder."""
+    """Gives the names in a folder; none where there is no such folder."""
     try:
         return [found.name for found in path.iterdir()]
     except (FileNotFoundError, NotADirectoryError):

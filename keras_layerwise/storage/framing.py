@@ -38,7 +38,7 @@ def unframed(path: Path) -> Iterator[bytes]:
 
 
 def framed(data: bytes) -> bytes:
-    """An event as it stands in a file: length and content, each with its checksum."""
+    """Gives an event as it stands in a file: length and content, each with its checksum."""
     length = struct.pack("<Q", len(data))
     return b"".join(
         [length, struct.pack("<I", _masked(length)), data, struct.pack("<I", _masked(data))]
@@ -51,7 +51,7 @@ def _masked(data: bytes) -> int:
 
 
 def crc32c(data: bytes) -> int:
-    """The CRC-32C (Castagnoli) checksum.
+    """Gives the CRC-32C (Castagnoli) checksum.
 
     A checksum is linear in its input: each byte of a block adds (by xor) a
     value that only the byte and its place decide, so one table look-up over
@@ -90,7 +90,7 @@ def _crc32c_of_few(data: bytes) -> int:
 
 @functools.cache
 def _tables() -> tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], list[list[int]]]:
-    """What a byte at each place of a block adds to the checksum."""
+    """Tells what a byte at each place of a block adds to the checksum."""
     byte = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         byte = np.where(byte & 1, byte >> 1 ^ np.uint32(0x82F63B78), byte >> 1)

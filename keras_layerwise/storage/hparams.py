@@ -23,7 +23,7 @@ _KEPT = "".join(chr(code) for code in range(32, 127) if chr(code) not in '"\\%')
 
 
 def session_start(flat_values: Mapping[str, Any], time: float) -> Summary:
-    """The start of the run's session with a value for each key.
+    """Gives the start of the run's session with a value for each key.
 
     Args:
         flat_values: keys as `record.flat` gives them. None, unknown and
@@ -45,7 +45,7 @@ def session_start(flat_values: Mapping[str, Any], time: float) -> Summary:
 
 
 def session_end(success: bool, time: float) -> Summary:
-    """The end of the run's session."""
+    """Gives the end of the run's session."""
     status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time)
     data = plugin_data_pb2.HParamsPluginData(session_end_info=info)

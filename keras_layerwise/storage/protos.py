@@ -44,7 +44,7 @@ class Value(NamedTuple):
 
 
 def scalar(tag: str, value: float, description: str = "") -> Value:
-    """A number; `description` is shown beside its chart."""
+    """Makes the summary of a number; `description` is shown beside its chart."""
     return Value(
         tag,
         64,
@@ -54,7 +54,7 @@ def scalar(tag: str, value: float, description: str = "") -> Value:
 
 
 def vector(series: Series, tag: str, values: npt.ArrayLike) -> Value:
-    """One float32 for each row of `series`.
+    """Makes one float32 for each row of `series`.
 
     Raises:
         ValueError: for another number of values.
@@ -69,13 +69,13 @@ def vector(series: Series, tag: str, values: npt.ArrayLike) -> Value:
 
 
 def messages(series: Series, tag: str, texts: Sequence[bytes]) -> Value:
-    """Messages, each the text of a JSON object."""
+    """Makes messages, each the text of a JSON object."""
     size = sum(map(len, texts))
     return Value(tag, size, partial(_series_metadata, series), partial(_strings, texts))
 
 
 def text(tag: str, markdown: str) -> Value:
-    """Markdown for the text dashboard; what is no UTF-8 is written out."""
+    """Makes Markdown for the text dashboard; what is no UTF-8 is written out."""
     content = markdown.encode(errors="backslashreplace")
     return Value(
         tag,
@@ -86,7 +86,7 @@ def text(tag: str, markdown: str) -> Value:
 
 
 def image(tag: str, png: bytes, width: int, height: int) -> Value:
-    """A PNG image."""
+    """Makes a PNG image."""
     return Value(
         tag,
         len(png),
@@ -96,7 +96,7 @@ def image(tag: str, png: bytes, width: int, height: int) -> Value:
 
 
 def histogram(tag: str, values: npt.ArrayLike) -> Value:
-    """The distribution of `values`; what is not finite is left out."""
+    """Makes the distribution of `values`; what is not finite is left out."""
     buckets = _buckets(np.asarray(values))
     return Value(
         tag,
@@ -107,18 +107,18 @@ def histogram(tag: str, values: npt.ArrayLike) -> Value:
 
 
 def version_event(wall_time: float) -> bytes:
-    """The first event of every file."""
+    """Makes the first event of every file."""
     event = Event(wall_time=wall_time, file_version="brain.Event:2")
     return bytes(event.SerializeToString())
 
 
 def event(wall_time: float, step: int, summary: Summary) -> bytes:
-    """An event as it stands in a file."""
+    """Makes an event as it stands in a file."""
     return bytes(Event(wall_time=wall_time, step=step, summary=summary).SerializeToString())
 
 
 def summary(values: Iterable[Value], described: set[str]) -> Summary:
-    """The values of one event; those whose tag is in `described` come without metadata."""
+    """Makes the values of one event; those whose tag is in `described` come without metadata."""
     return Summary(
         value=[
             Summary.Value(

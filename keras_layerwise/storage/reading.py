@@ -69,7 +69,7 @@ def message_of(text: bytes | str) -> dict[str, Any]:
 
 
 def merge_rows(described: Iterable[Sequence[Row]]) -> tuple[Row, ...]:
-    """The rows of all sources in the model's order, each as it was first described.
+    """Gives the rows of all sources in the model's order, each as it was first described.
 
     Example:
     >>> row = lambda name: Row(name, True, False, 1)
@@ -125,7 +125,7 @@ class Log:
         return {tag: list(said.values()) for tag, said in self._said.items()}
 
     def tags(self, kind: str) -> list[str]:
-        """The tags of one kind that have values, the one that was written to last at the end.
+        """Gives the tags of one kind that have values, the one that was written to last at the end.
 
         A tag whose rows were replaced by others, in mid-run or on resuming, ends early.
         """
@@ -167,7 +167,7 @@ class Log:
 
 
 def final_drift(run: str | Path) -> dict[str, Any]:
-    """The last value of each drift statistic, for each layer and each part of the network.
+    """Gives the last value of each drift statistic, for each layer and each part of the network.
 
     Returns:
         ``{"step": n, "reference": ..., "layers": [...], "parts": [...],
@@ -194,7 +194,7 @@ def final_drift(run: str | Path) -> dict[str, Any]:
 
 
 def _final(log: Log, kind: str) -> dict[str, dict[str, Any]]:
-    """The last value of each statistic by row."""
+    """Gives the last value of each statistic by row."""
     tags = log.tags(kind)
     found: dict[str, dict[str, Any]] = {
         row.name: asdict(row) for row in merge_rows(log.series[tag].rows for tag in tags)

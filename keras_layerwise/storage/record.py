@@ -132,7 +132,7 @@ class Record:
         return tuple(key for key, value in flat(known).items() if is_unknown(value))
 
     def diff(self, other: "Record") -> Differences:
-        """Every key, hyperparameter or runtime, whose value is another in `other`.
+        """Gives every key, hyperparameter or runtime, whose value is another in `other`.
 
         As text it says "the same", or "the same as far as known" with the
         keys, its ``unknown``, that one of the two records does not know.
@@ -148,7 +148,7 @@ class Record:
         return differences(flat(self.values), flat(other.values))
 
     def _repr_html_(self) -> str:
-        """The record for a notebook: what came out and what the user set, the rest folded."""
+        """Gives the record for a notebook: what came out and what the user set, the rest folded."""
         title = f"Run: {self.status}" + (f", began {self.started}" if self.started else "")
         parts = {"results": self.results, "user": self.values.get("user", {}), **self.values}
         shown = {name: flat(values) for name, values in parts.items()}
@@ -164,7 +164,7 @@ class Record:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The record as the plain values of its file."""
+        """Gives the record as the plain values of its file."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"version": VERSION, **fields.pop("values"), **fields}
 
@@ -269,7 +269,7 @@ def save_record(record: Record, log_dir: str | os.PathLike[str]) -> Path:
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Each value as JSON, set in as members of an object are."""
+    """Gives each value as JSON, set in as members of an object are."""
     options: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
     return {
         name: json.dumps(value, indent=1, **options).replace("\n", "\n ")
@@ -281,7 +281,7 @@ _last: tuple[Mapping[str, Any], dict[str, str]] = {}, {}
 
 
 def _encoded(values: Mapping[str, Any]) -> dict[str, str]:
-    """The groups as JSON: made once for a run, whose record is saved at each epoch."""
+    """Gives the groups as JSON: made once for a run, whose record is saved at each epoch."""
     global _last
     if _last[0] is not values:
         _last = values, _texts(compact.packed(values))

@@ -122,7 +122,7 @@ def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def _shape(archive: zipfile.ZipFile, position: int) -> tuple[int, ...]:
-    """The shape that a member says it has, of which it holds every element."""
+    """Gives the shape that a member says it has, of which it holds every element."""
     with archive.open(f"{position}.npy") as member:
         version = np.lib.format.read_magic(member)
         read = {

@@ -25,7 +25,7 @@ _TRACES = (schema.RECORD_FILE, schema.RECORD_DIR, schema.DRIFT_DIR, schema.RATES
 
 
 def now() -> str:
-    """The time as records have it: ISO 8601, UTC.
+    """Gives the time as records have it: ISO 8601, UTC.
 
     Example:
     >>> now().endswith("+00:00")
@@ -65,7 +65,7 @@ class Mark:
     process: int = field(default_factory=os.getpid)
 
     def holds(self, count: int) -> bool:
-        """Whether a model whose optimizers made `count` steps can be of this run.
+        """Tells whether a model whose optimizers made `count` steps can be of this run.
 
         Example:
         >>> Mark(first=0, last=10, count=10, step=10, ended=True).holds(10)
@@ -81,7 +81,7 @@ class Mark:
 
 
 def read(directory: Path) -> Mark | None:
-    """The mark in `directory`; None where there is none that can be read."""
+    """Gives the mark in `directory`; None where there is none that can be read."""
     try:
         data = json.loads((directory / RUN_FILE).read_text("utf-8"))
         mark = Mark(**data)
@@ -112,12 +112,12 @@ def _content(mark: Mark) -> bytes:
 
 
 def holds_run(directory: Path) -> bool:
-    """Whether `directory` is, or was by an earlier version, some run's."""
+    """Tells whether `directory` is, or was by an earlier version, some run's."""
     return any((directory / name).exists() for name in (RUN_FILE, *_TRACES))
 
 
 def runs(asked: Path) -> list[Path]:
-    """The directories of the runs in `asked`, `asked`-2, -3 …, the newest first."""
+    """Gives the directories of the runs in `asked`, `asked`-2, -3 …, the newest first."""
     found = {1: asked} if holds_run(asked) else {}
     if asked.parent.is_dir():
         numbered = re.compile(re.escape(asked.name) + r"-([1-9]\d*)")

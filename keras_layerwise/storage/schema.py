@@ -126,7 +126,7 @@ class Series:
         _check("series", self, kind=str, statistic=known, reference=known)
 
     def to_bytes(self) -> bytes:
-        """The series as plugin data; what is empty and came later than version 0.1 is left out."""
+        """Puts the series into plugin data, without what is empty and came after version 0.1."""
         data = {"version": VERSION, **asdict(self)}
         data["rows"] = [_without(row, "part") for row in data["rows"]]
         return json.dumps(_without(data, "facts"), sort_keys=True).encode()
@@ -172,7 +172,7 @@ def _without(data: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def drift_tag(statistic: str, rows: Sequence[Row] = ()) -> str:
-    """The tag of a statistic's vectors.
+    """Gives the tag of a statistic's vectors.
 
     TensorBoard keeps the plugin data that a tag came with first, from whichever
     process and file, so the tag follows from the rows.
@@ -181,17 +181,17 @@ def drift_tag(statistic: str, rows: Sequence[Row] = ()) -> str:
 
 
 def blocks_tag(statistic: str, rows: Sequence[Row]) -> str:
-    """The tag of a statistic's vectors by part of the outline; see `drift_tag`."""
+    """Gives the tag of a statistic's vectors by part of the outline; see `drift_tag`."""
     return f"{PLUGIN}/blocks/{statistic}{_suffix(rows)}"
 
 
 def frozen_tag(rows: Sequence[Row]) -> str:
-    """The tag of what is frozen; see `drift_tag`."""
+    """Gives the tag of what is frozen; see `drift_tag`."""
     return f"{PLUGIN}/frozen{_suffix(rows)}"
 
 
 def facts_of(series: Series) -> Facts | None:
-    """What the statistic of `series` is, also where version 0.1 did not write it.
+    """Tells what the statistic of `series` is, also where version 0.1 did not write it.
 
     Example:
     >>> facts_of(Series("drift", statistic="cosine")).reads
@@ -204,7 +204,7 @@ def facts_of(series: Series) -> Facts | None:
 
 
 def rates_tag(rows: Sequence[Row] = ()) -> str:
-    """The tag of the learning rates; see `drift_tag`."""
+    """Gives the tag of the learning rates; see `drift_tag`."""
     return RATES + _suffix(rows)
 
 
@@ -217,7 +217,7 @@ def _suffix(rows: Sequence[Row]) -> str:
 
 
 def alarm(kind: str, row: str, step: int, message: str) -> dict[str, Any]:
-    """An alarm's message; `kind` is ``frozen_moved``, ``trainable_still`` or ``nonfinite``.
+    """Gives an alarm's message; `kind` is ``frozen_moved``, ``trainable_still`` or ``nonfinite``.
 
     Rows that are alarming for one cause have one message text in common: it is
     about all of them.
@@ -226,7 +226,7 @@ def alarm(kind: str, row: str, step: int, message: str) -> dict[str, Any]:
 
 
 def change(what: str, row: str, step: int, old: Any, new: Any) -> dict[str, Any]:
-    """A change's message.
+    """Gives a change's message.
 
     `what` is ``frozen``, ``unfrozen``, ``multiplier`` or ``weight_decay``.
     """

@@ -88,25 +88,25 @@ class Sinks:
         self._failed: set[int] = set()
 
     def vectors(self, items: Iterable[tuple[Series, str, npt.ArrayLike]], step: int) -> None:
-        """See `Sink`."""
+        """Takes them as `Sink` says."""
         self._each("vectors", list(items), step)
 
     def scalars(self, values: Mapping[str, float], step: int, description: str = "") -> None:
-        """See `Sink`."""
+        """Takes them as `Sink` says."""
         self._each("scalars", values, step, description)
 
     def messages(
         self, series: Series, tag: str, messages: Sequence[dict[str, Any]], step: int
     ) -> None:
-        """See `Sink`."""
+        """Takes them as `Sink` says."""
         self._each("messages", series, tag, messages, step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        """See `Sink`."""
+        """Takes them as `Sink` says."""
         self._each("text", tag, markdown, step)
 
     def image(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
-        """See `Sink`."""
+        """Takes them as `Sink` says."""
         self._each("image", tag, png, width, height, step)
 
     def close(self) -> None:
@@ -243,5 +243,5 @@ def _opened(path: Path, mode: Literal["a", "x"]) -> TextIO:
 
 
 def _name(series: Series) -> str | None:
-    """The statistic that `series` has values of."""
+    """Gives the statistic that `series` has values of."""
     return series.statistic or (series.facts.name if series.facts else None)

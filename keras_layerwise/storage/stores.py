@@ -17,7 +17,7 @@ _PIECE = 1 << 20
 
 
 def is_url(directory: Any) -> bool:
-    """Whether a directory is named by a URL; ``C:/`` names a drive.
+    """Tells whether a directory is named by a URL; ``C:/`` names a drive.
 
     Example:
     >>> is_url("gs://bucket/run"), is_url("C:/run"), is_url("run")
@@ -27,12 +27,12 @@ def is_url(directory: Any) -> bool:
 
 
 def is_remote(path: Path) -> bool:
-    """Whether `path` came from `path_of`."""
+    """Tells whether `path` came from `path_of`."""
     return not isinstance(path, Path)
 
 
 def path_of(url: str) -> Path:
-    """A directory of a store, with what is used of ``pathlib.Path``.
+    """Gives a directory of a store, with what is used of ``pathlib.Path``.
 
     Raises:
         OSError: where nothing is installed that reads and writes it.
@@ -56,7 +56,7 @@ def path_of(url: str) -> Path:
 
 
 def own_file() -> io.FileIO:
-    """A file of this machine without a name, to be sent."""
+    """Makes a file of this machine without a name, to be sent."""
     return tempfile.TemporaryFile(buffering=0)
 
 

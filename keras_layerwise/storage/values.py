@@ -69,7 +69,7 @@ def _finite(text: str) -> float:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a plain value: key order does not matter, types do.
+    """Gives the SHA-256 of a plain value as canonical JSON: key order is nothing, types count.
 
     Example:
 
@@ -164,7 +164,7 @@ def _plain_mapping(value: Mapping[Any, Any], key: str) -> dict[str, Any]:
 
 
 def _is_dtype(value: Any) -> bool:
-    """Whether it is a dtype of NumPy (also its class), TensorFlow, JAX or PyTorch."""
+    """Tells whether it is a dtype of NumPy (also its class), TensorFlow, JAX or PyTorch."""
     if isinstance(value, type):
         return value.__module__ == "numpy" and hasattr(value, "dtype")
     kind = type(value)
@@ -177,7 +177,7 @@ def _is_numpy(value: Any) -> bool:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves by key, the names on the way joined by ``/``; lists are leaves.
+    """Gives the leaves by key, the names on the way joined by ``/``; lists are leaves.
 
     Example:
 
@@ -203,7 +203,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> "Differences":
-    """The keys of two flat mappings whose values differ in value or type.
+    """Gives the keys of two flat mappings whose values differ in value or type.
 
     Example:
 
@@ -245,7 +245,7 @@ class Differences(tuple[Difference, ...]):
         return self
 
     def __str__(self) -> str:
-        """One line for each difference, or what holds where there is none."""
+        """Gives one line for each difference, or what holds where there is none."""
         lines = [str(difference) for difference in self]
         if self.unknown:
             known = "" if self else "the same as far as known; "
@@ -259,7 +259,7 @@ _UNKNOWN_PART = re.compile(rf"(?<![\w']){UNKNOWN}(?=[,)\]]|$)")
 
 
 def code_tag(digest: str) -> str:
-    """A text for compiled code, which only the same version of Python compares.
+    """Gives a text for compiled code, which only the same version of Python compares.
 
     Example:
 
@@ -270,7 +270,7 @@ def code_tag(digest: str) -> str:
 
 
 def is_unknown(value: Any) -> bool:
-    """Whether a value of a record says that it, or a part of it, is not known.
+    """Tells whether a value of a record says that it, or a part of it, is not known.
 
     Example:
 
@@ -287,7 +287,7 @@ def is_unknown(value: Any) -> bool:
 
 
 def comparable(old: Any, new: Any) -> tuple[Any, Any] | None:
-    """What of two values can be compared; None where nothing can.
+    """Tells what of two values can be compared; None where nothing can.
 
     Of functions that other versions of Python compiled, all but the code can.
     """
@@ -316,7 +316,7 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """A value of a record on one line, for tables and errors."""
+    """Gives a value of a record on one line, for tables and errors."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -27,7 +27,7 @@ class Cache:
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable) -> Any:
-        """The value of `key`, or None."""
+        """Gives the value of `key`, or None."""
         with self._lock:
             if key not in self._values:
                 return None

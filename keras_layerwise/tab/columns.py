@@ -44,7 +44,7 @@ class Columns:
 
 
 def within(records: Records, first: int, last: int) -> Records:
-    """The records from the step `first` to the step `last`."""
+    """Gives the records from the step `first` to the step `last`."""
     start, end = np.searchsorted(records.steps, [first, last + 1])
     return Records(records.steps[start:end], records.times[start:end], records.values[start:end])
 

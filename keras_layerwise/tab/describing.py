@@ -10,7 +10,7 @@ _STATE = " (non-trainable)"
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Statistics, rows and how far each series has come."""
+    """Gives statistics, rows and how far each series has come."""
     drift = [source for source in run.sources if source.series.kind == "drift"]
     by_topic = {topic: run.of(topic) for topic in {s.topic for s in run.sources}}
     told = [schema.facts_of(source.series) for source in drift]
@@ -38,13 +38,13 @@ def shared_rows(told: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def with_turns(changes: list[dict[str, Any]], turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Changes, and those turns that no change of a row or of a weight below it tells already."""
+    """Adds those turns to the changes that no change of a row, or of a weight in it, tells."""
     told = {(change.get("what"), prefix) for change in changes for prefix in _above(change["row"])}
     return [*changes, *(turn for turn in turns if (turn["what"], _layer(turn["row"])) not in told)]
 
 
 def _layer(row: str) -> str:
-    """The layer of a row, which may be of its moving averages."""
+    """Gives the layer of a row, which may be of its moving averages."""
     return row.removesuffix(_STATE)
 
 
@@ -54,7 +54,7 @@ def _above(row: str) -> list[str]:
 
 
 def broken(name: str, problems: list[str], error: Exception) -> dict[str, Any]:
-    """A run of which nothing can be shown but what is wrong with it."""
+    """Gives a run of which nothing can be shown but what is wrong with it."""
     return {
         "name": name,
         "statistics": [],

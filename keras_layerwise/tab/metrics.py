@@ -16,7 +16,7 @@ _MOST = 1000  # points of one curve
 
 
 def tags(provider: Any, ctx: Any, experiment: str, run: str) -> dict[str, tuple[str, str]]:
-    """The metrics of a run by name, each with TensorBoard's run and tag."""
+    """Gives the metrics of a run by name, each with TensorBoard's run and tag."""
     listing = provider.list_scalars(ctx, experiment_id=experiment, plugin_name=_PLUGIN)
     found = {}
     for member, listed in sorted(listing.items()):
@@ -31,7 +31,7 @@ def tags(provider: Any, ctx: Any, experiment: str, run: str) -> dict[str, tuple[
 
 
 def curve(provider: Any, ctx: Any, experiment: str, run: str, name: str) -> dict[str, Any]:
-    """Steps, wall times and values of one metric, empty where the run does not have it."""
+    """Gives steps, wall times and values of one metric, empty where the run does not have it."""
     place = tags(provider, ctx, experiment, run).get(name)
     data: list[Any] = []
     if place is not None:

@@ -7,7 +7,7 @@ from keras_layerwise.storage.schema import Row
 
 
 def stable(name: str, names: Mapping[str, str]) -> str:
-    """A row's name with the layer's name in the record, where that is another.
+    """Gives a row's name with the layer's name in the record, where that is another.
 
     Args:
         name: a row, a layer's path, perhaps with a weight or a remark after it.
@@ -29,7 +29,7 @@ def stable(name: str, names: Mapping[str, str]) -> str:
 
 
 def renamed(rows: Sequence[Row], names: Mapping[str, str]) -> tuple[Row, ...]:
-    """`rows` under their stable names; as they are where two would become one."""
+    """Gives `rows` under their stable names; as they are where two would become one."""
     if not names:
         return tuple(rows)
     found = [replace(row, name=stable(row.name, names)) for row in rows]

@@ -30,7 +30,7 @@ _COLUMNS = (16, 4096)
 
 
 def _answering(handler: Callable[..., wrappers.Response]) -> Any:
-    """A WSGI application of `handler`, with its errors as what a browser is told."""
+    """Gives a WSGI application of `handler`, with its errors as what a browser is told."""
 
     @functools.wraps(handler)
     def answer(*arguments: Any) -> wrappers.Response:
@@ -57,7 +57,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):
         self._reader = Reader(self._provider)
 
     def get_plugin_apps(self) -> dict[str, Any]:
-        """The routes, all of them known beforehand."""
+        """Gives the routes, all of them known beforehand."""
         files = {f"/{name}": functools.partial(self._file, name) for name in _FILES}
         return files | {
             "/runs": self._runs,
@@ -71,11 +71,11 @@ class LayerwisePlugin(base_plugin.TBPlugin):
         }
 
     def is_active(self) -> bool:
-        """False: where there is data TensorBoard sees it by the plugin's name."""
+        """Says no: where there is data TensorBoard sees it by the plugin's name."""
         return False
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
-        """Where the page starts."""
+        """Tells where the page starts."""
         return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="Layerwise")
 
     @_answering
@@ -114,7 +114,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     @_answering
     def _matrices(self, request: wrappers.Request) -> wrappers.Response:
-        """The matrices of several runs; of one that can not be read, what is wrong with it."""
+        """Sends the matrices of several runs; of one that cannot be read, what is wrong with it."""
         ctx, experiment = _asked_for(request)
         names = request.args.getlist("run")
         runs = self._reader.runs(ctx, experiment, names)
@@ -145,7 +145,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     @_answering
     def _record(self, request: wrappers.Request) -> wrappers.Response:
-        """One run's record with all its values."""
+        """Gives one run's record with all its values."""
         ctx, experiment = _asked_for(request)
         run = self._reader.run(ctx, experiment, _argument(request, "run"))
         sheet = self._reader.sheet(ctx, experiment, run)
@@ -154,7 +154,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     @_answering
     def _records(self, request: wrappers.Request) -> wrappers.Response:
-        """The records of several runs, with those values that are not the same in all."""
+        """Gives the records of several runs, with those values that are not the same in all."""
         ctx, experiment = _asked_for(request)
         names = request.args.getlist("run")
         runs = self._reader.runs(ctx, experiment, names)
@@ -177,7 +177,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     @_answering
     def _metrics(self, request: wrappers.Request) -> wrappers.Response:
-        """The names of TensorBoard's scalars of the chosen runs."""
+        """Gives the names of TensorBoard's scalars of the chosen runs."""
         ctx, experiment = _asked_for(request)
         names: dict[str, None] = {}
         for run in request.args.getlist("run"):
@@ -186,7 +186,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     @_answering
     def _metric(self, request: wrappers.Request) -> wrappers.Response:
-        """One scalar of the chosen runs."""
+        """Gives one scalar of the chosen runs."""
         ctx, experiment = _asked_for(request)
         name = _argument(request, "name")
         answer = {
@@ -197,7 +197,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     @_answering
     def _csv(self, request: wrappers.Request) -> wrappers.Response:
-        """Every record of one topic, a line per run and step and a field per row."""
+        """Gives every record of one topic, a line per run and step and a field per row."""
         ctx, experiment = _asked_for(request)
         topic = _argument(request, "topic")
         runs = [self._reader.run(ctx, experiment, name) for name in request.args.getlist("run")]
@@ -221,13 +221,13 @@ class LayerwiseLoader(base_plugin.TBLoader):
         flags.samples_per_plugin.setdefault(schema.PLUGIN, 0)
 
     def load(self, context: base_plugin.TBContext) -> LayerwisePlugin | None:
-        """The tab; none where TensorBoard runs without a data provider."""
+        """Gives the tab; none where TensorBoard runs without a data provider."""
         return LayerwisePlugin(context) if context.data_provider is not None else None
 
 
 @functools.cache
 def _charts() -> bytes:
-    """The chart library, compressed once and better than each answer would be."""
+    """Gives the chart library, compressed once and better than each answer would be."""
     return gzip.compress((_STATIC / CHARTS).read_bytes())
 
 
@@ -250,14 +250,14 @@ def _number(request: wrappers.Request, name: str) -> int:
 
 
 def _span(request: wrappers.Request) -> tuple[int, int] | None:
-    """The steps that are asked for, None for all."""
+    """Gives the steps that are asked for, None for all."""
     if "first" not in request.args:
         return None
     return _number(request, "first"), _number(request, "last")
 
 
 def _packed(matrix: Matrix) -> bytes:
-    """A length, a header in JSON, and the values as little-endian float32.
+    """Gives a length, a header in JSON, and the values as little-endian float32.
 
     As JSON the numbers would take the browser and the server several times as long.
     """

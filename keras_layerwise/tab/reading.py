@@ -75,12 +75,12 @@ class Run:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, topic: str) -> list[Source]:
-        """The sources on one topic, oldest first."""
+        """Gives the sources on one topic, oldest first."""
         found = [source for source in self.sources if source.topic == topic]
         return sorted(found, key=lambda source: (source.run, source.ended))
 
     def rows(self, sources: Iterable[Source]) -> tuple[schema.Row, ...]:
-        """The rows of `sources` under stable names, in the model's order."""
+        """Gives the rows of `sources` under stable names, in the model's order."""
         return merge_rows([renamed(source.series.rows, self.names) for source in sources])
 
 
@@ -107,7 +107,7 @@ class Reader:
         self._cache = Cache(_CACHED)
 
     def runs(self, ctx: Any, experiment: str, names: Iterable[str] | None = None) -> dict[str, Run]:
-        """The runs of `experiment` by name; `names` restricts it to those."""
+        """Gives the runs of `experiment` by name; `names` restricts it to those."""
         wanted = None
         if names is not None:
             names = set(names)
@@ -139,7 +139,7 @@ class Reader:
         return found
 
     def run(self, ctx: Any, experiment: str, name: str) -> Run:
-        """One run.
+        """Gives one run.
 
         Raises:
             UnknownRunError: where there is none of that name.
@@ -150,7 +150,7 @@ class Reader:
             raise UnknownRunError(f"No run {name!r} with layerwise data.") from None
 
     def messages(self, ctx: Any, experiment: str, run: Run, kind: str) -> list[dict[str, Any]]:
-        """All messages of one kind, each once; what is no message is a problem of the run."""
+        """Gives all messages of one kind, each once; what is no message is a problem of the run."""
         sources = run.of(kind)
         key = ("messages", experiment, _stamps(sources))
         remembered = self._cache.get(key)
@@ -182,7 +182,7 @@ class Reader:
         return list(found.values()), problems
 
     def sheet(self, ctx: Any, experiment: str, run: Run) -> Sheet | None:
-        """The run's latest record, checked; None where it has none.
+        """Gives the run's latest record, checked; None where it has none.
 
         Raises:
             ValueError: where it is no record.
@@ -207,7 +207,7 @@ class Reader:
         quick: bool = False,
         span: tuple[int, int] | None = None,
     ) -> Matrix:
-        """The vectors on `topic` in at most `limit` columns.
+        """Gives the vectors on `topic` in at most `limit` columns.
 
         Args:
             ctx: the request's context.
@@ -267,7 +267,7 @@ class Reader:
     def records(
         self, ctx: Any, experiment: str, run: Run, topic: str
     ) -> tuple[tuple[schema.Row, ...], Records]:
-        """Every record on `topic`, with its rows."""
+        """Gives every record on `topic`, with its rows."""
         sources = run.of(topic)
         rows = run.rows(sources)
         return rows, self._records(ctx, experiment, run, sources, rows, EVERYTHING)[0]
@@ -345,7 +345,7 @@ class Reader:
 
 
 def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
-    """An alarm or a change with plain values only; None where it lacks its step or row."""
+    """Gives an alarm or a change with plain values only; None where it lacks its step or row."""
     if message is None or not isinstance(message.get("row"), str):
         return None
     step = message.get("step")
@@ -371,11 +371,11 @@ _parse = functools.lru_cache(maxsize=256)(series_of)
 
 
 def _group(member: str, kind: str) -> str:
-    """The run that TensorBoard's run `member` belongs to."""
+    """Gives the run that TensorBoard's run `member` belongs to."""
     parent, last = posixpath.split(member)
     return (parent or ".") if last == _DIRECTORIES.get(kind) else member
 
 
 def _members(name: str) -> list[str]:
-    """TensorBoard's runs that the run `name` may consist of."""
+    """Gives TensorBoard's runs that the run `name` may consist of."""
     return [name, *(posixpath.join(name, part) if name != "." else part for part in INSIDE)]

@@ -38,7 +38,7 @@ class Sheet:
     multipliers: Mapping[str, float]
 
     def to_json(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
-        """What the page is told; of the values those of `keys`."""
+        """Tells what the page is told; of the values those of `keys`."""
         shown = self.values if keys is None else {k: self.values[k] for k in keys}
         told = asdict(self)
         del told["texts"]
@@ -95,7 +95,7 @@ def stable_names(message: Any) -> dict[str, str]:
 
 
 def differing(sheets: Iterable[Sheet]) -> list[str]:
-    """The keys whose value is not the same in all sheets, in the order of the records."""
+    """Gives the keys whose value is not the same in all sheets, in the order of the records."""
     listed = list(sheets)
     keys = dict.fromkeys(key for one in listed for key in one.values)
     return [key for key in keys if len({one.values.get(key) for one in listed}) > 1]

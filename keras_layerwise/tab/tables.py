@@ -15,7 +15,7 @@ Reading = Callable[[], tuple[Sequence[schema.Row], Records]]
 
 
 def lines(header: Sequence[str], runs: Sequence[tuple[str, Reading]]) -> Iterator[bytes]:
-    """A line per run and step and a field per row, one run in memory at a time.
+    """Makes a line per run and step and a field per row, one run in memory at a time.
 
     Args:
         header: names of all rows.
@@ -43,7 +43,7 @@ def lines(header: Sequence[str], runs: Sequence[tuple[str, Reading]]) -> Iterato
 
 
 def cell(text: str) -> str:
-    """A name that no spreadsheet takes for a formula.
+    """Gives a name that no spreadsheet takes for a formula.
 
     Example:
     >>> cell("=1+1")
