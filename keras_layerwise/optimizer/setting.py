@@ -1,5 +1,6 @@
 """What holds for one weight, and how it is found again for the same weight."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,7 +9,7 @@ from keras import ops
 
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model.structure import Site
-from keras_layerwise.optimizer.rules import Resolved, Rule, Schedule
+from keras_layerwise.optimizer.rules import Resolved, Rule, Schedule, some
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def match(
 
     A reload keeps paths; a model that is built again may have other automatic
     names, but then has the same weights in the same order. Version 0.1 stored
-    the weights that trained only.
+    the weights that trained only. What was stored beyond all that the model has
+    is left out with a warning: the configuration of a layer that holds others
+    does not say that LoRA was enabled in them.
 
     Returns:
         The place in `stored` for each of `own`, None for a weight that was
@@ -84,7 +87,8 @@ def match(
     by_path = {setting.path: i for i, setting in enumerate(stored)}
     places = [by_path.get(setting.path) for setting in own]
     fits = [i is None or _alike(stored[i], new) for i, new in zip(places, own, strict=True)]
-    if all(fits) and len([i for i in places if i is not None]) == len(stored):
+    found = {i for i in places if i is not None}
+    if all(fits) and len(found) == len(stored):
         return places
     for chosen in (range(len(own)), [i for i, flag in enumerate(trained) if flag]):
         if len(chosen) == len(stored) and all(
@@ -92,6 +96,16 @@ def match(
         ):
             place = {position: i for i, position in enumerate(chosen)}
             return [place.get(position) for position in range(len(own))]
+    if own and all(fits) and len(found) == len(own) < len(stored):
+        lost = [setting.path for i, setting in enumerate(stored) if i not in found]
+        warnings.warn(
+            f"Settings and optimizer state of {some(lost)} are left out: the model that was saved "
+            "had them, this one has not. Keras's files hold LoRA merged into the kernels, and "
+            "without it where it was enabled inside of a layer; enable it again and compile to "
+            "go on with it.",
+            stacklevel=2,
+        )
+        return places
     if len(stored) != len(own):
         raise RuleError(
             f"The stored assignment is for {len(stored)} weights, this model has {len(own)} that "

@@ -283,6 +283,50 @@ def test_rules_hold_for_weights_that_join_after_a_reload(tmp_path):
     assert again.optimizer.selected("body/lora_kernel_b")[0].multiplier == 0.1
 
 
+@keras.saving.register_keras_serializable("tests")
+class Encoder(L.Layer):
+    """As those of KerasHub: its configuration does not say that a layer in it has LoRA."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.query = L.Dense(3, name="query")
+
+    def build(self, shape):
+        self.query.build(shape)
+        self.built = True
+
+    def call(self, inputs):
+        return self.query(inputs)
+
+
+def test_lora_inside_of_a_layer_is_merged_by_a_reload_and_goes_on_where_it_is_enabled_again(
+    tmp_path,
+):
+    model = keras.Sequential([keras.Input((4,)), Encoder(name="encoder"), L.Dense(2, name="head")])
+    model.get_layer("encoder").query.enable_lora(2)
+    rules = {"encoder": 0.5, "*/lora_*": Rule(weight_decay=0.25)}
+    model.compile(LayerwiseOptimizer(keras.optimizers.Adam(0.01), rules), "mse")
+    train(model)
+    model.save(tmp_path / "m.keras")
+    left_out = "'encoder/query/lora_kernel_a', 'encoder/query/lora_kernel_b' are left out"
+    with pytest.warns(UserWarning, match=left_out):
+        again = keras.models.load_model(tmp_path / "m.keras")
+    x, _ = models.data()
+    np.testing.assert_allclose(
+        again.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6
+    )
+    kept = [slots(m.optimizer, "head")[0].values() for m in (model, again)]  # at other places
+    for before, after in zip(*kept, strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert again.optimizer.selected("encoder")[0].multiplier == 0.5
+    train(again)  # the merged kernel trains, with a slot of its own
+    again.get_layer("encoder").query.enable_lora(2)
+    again.compile(again.optimizer, "mse")
+    train(again)
+    lora = again.optimizer.selected("encoder/query/lora_kernel_b")[0]
+    assert (lora.multiplier, lora.weight_decay) == (0.5, 0.25)
+
+
 def test_a_checkpoint_of_another_network_is_an_error(tmp_path):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("asks for tf.train.Checkpoint")
