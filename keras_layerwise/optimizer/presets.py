@@ -160,8 +160,8 @@ def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
 
     The groups are those of peft's ``create_loraplus_optimizer`` (Hayou et al.
     2024, arXiv 2402.12354): A matrices and other weights at the rate that
-    `base` gives them, B matrices at `ratio` times that; weights of one
-    dimension are in B's group, without weight decay.
+    `base` gives them, B matrices at `ratio` times that; biases and weights of
+    one dimension are in B's group, without weight decay.
 
     Args:
         model: a model with LoRA weights; call ``enable_lora`` first.
@@ -285,7 +285,8 @@ def _is_lora_b(weight: Any) -> bool:
 
 
 def _is_flat(weight: Any) -> bool:
-    return len(weight.shape) == 1 and not _is_lora_b(weight)
+    # Keras's attention stores a bias by head, in two dimensions; PyTorch's has one.
+    return (len(weight.shape) == 1 or weight.name == "bias") and not _is_lora_b(weight)
 
 
 def _times(rule: Rule | None, ratio: float) -> dict[str, Any]:

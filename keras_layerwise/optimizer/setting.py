@@ -100,10 +100,9 @@ def match(
         lost = [setting.path for i, setting in enumerate(stored) if i not in found]
         warnings.warn(
             f"Settings and optimizer state of {some(lost)} are left out: the model that was saved "
-            "had them, this one has not. Keras's files hold LoRA merged into the kernels, and "
-            "without it where it was enabled inside of a layer; enable it again and compile to "
-            "go on with it.",
-            stacklevel=2,
+            "had them, this one has not. Where they are LoRA's, Keras has merged them into the "
+            "kernels of the file; call enable_lora and compile to go on with LoRA.",
+            stacklevel=1,  # one place for all callers: it is said once
         )
         return places
     if len(stored) != len(own):

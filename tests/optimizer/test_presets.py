@@ -229,6 +229,22 @@ def test_lora_plus_has_the_groups_of_peft():
     assert {a.weight_decay for a in found if "lora" in a.path} == {0.1}
 
 
+def test_lora_plus_takes_a_bias_by_head_for_a_bias():
+    """What is one vector in PyTorch is an array of heads and sizes in Keras's attention."""
+    inputs = keras.Input((3, 4))
+    attention = keras.layers.MultiHeadAttention(2, 2, name="attention")
+    model = keras.Model(inputs, attention(inputs, inputs))
+    attention.query_dense.enable_lora(2)
+    assert len(attention.query_dense.bias.shape) == 2
+    found = LayerwiseOptimizer("sgd", lora_plus(model, 16), model=model).assignments
+    rates = {a.path.removeprefix("attention/"): a.multiplier for a in found}
+    assert rates == {
+        "query/bias": 16.0, "query/lora_kernel_a": 1.0, "query/lora_kernel_b": 16.0,
+        "key/kernel": 1.0, "key/bias": 16.0, "value/kernel": 1.0,
+        "value/bias": 16.0, "attention_output/kernel": 1.0, "attention_output/bias": 16.0,
+    }  # fmt: skip
+
+
 def test_lora_plus_multiplies_the_rates_of_its_base():
     model = lora_model()
     found = LayerwiseOptimizer(
