@@ -17,7 +17,7 @@ import keras
 
 from keras_layerwise.backend import internals
 from keras_layerwise.hyperparameters.provenance import data_fingerprint
-from keras_layerwise.optimizer.attachment import held
+from keras_layerwise.optimizer.attachment import given_to, held
 from keras_layerwise.storage.values import UNKNOWN
 
 NONE = "none"
@@ -142,9 +142,10 @@ def optimizers_of(model: Any) -> list[Any]:
 
     A model with a ``train_step`` of its own keeps its optimizers in attributes,
     also in lists and dicts. Keras's default, which ``compile()`` makes for such a
-    model and which never makes a step, is left out.
+    model and which never makes a step, is left out. Where the model has none,
+    these are the optimizers that were given the model, for a loop of one's own.
     """
-    found = held(model)
+    found = held(model) or given_to(model)
     inner = {key for optimizer in found for key in _inside(optimizer)}
     outer = [optimizer for optimizer in found if id(optimizer) not in inner]
     return outer[1:] if len(outer) > 1 and _is_unused(model, outer[0]) else outer

@@ -51,30 +51,35 @@ def training(
     """
     assigned = assigned or functools.partial(assignments, names=names)
     found: dict[str, Any] = _fit(model)
-    if not getattr(model, "compiled", False):
-        return found
-    found["loss"] = describe(model.loss)
-    for name, value in internals.compile_arguments(model).items():
-        found[name] = describe(value)
-    found["steps_per_execution"] = model.steps_per_execution
+    if getattr(model, "compiled", False):
+        found["loss"] = describe(model.loss)
+        for name, value in internals.compile_arguments(model).items():
+            found[name] = describe(value)
+        found["steps_per_execution"] = model.steps_per_execution
     used = fitting.optimizers_of(model)
     # A model that trains with optimizers of its own does not use Keras's default one.
     members = {k: member for k, member in _own_optimizers(model).items() if member in used}
+    compiled = getattr(model, "optimizer", None)
+    rest = [one for one in used if not any(one is other for other in members.values())]
+    if rest and compiled not in rest:  # given the model, and kept by the loop that trains it
+        members |= {str(i): one for i, one in enumerate(rest)} if len(rest) > 1 else {}
+        compiled = rest[0] if len(rest) == 1 else None
     if members:
         found["optimizers"] = {key: _optimizer(member, assigned) for key, member in members.items()}
-    if model.optimizer is not None and any(model.optimizer is member for member in used):
-        found |= _optimizer(model.optimizer, assigned)
+    if compiled is not None and any(compiled is member for member in used):
+        found |= _optimizer(compiled, assigned)
     return found
 
 
 def _own_optimizers(model: Any) -> dict[str, Any]:
     """Finds the optimizers that the model keeps beside the compiled one, by attribute."""
     found: dict[str, Any] = {}
+    compiled = getattr(model, "optimizer", None)
     for name, value in vars(model).items():
         is_many = isinstance(value, (dict, list, tuple))
         several = value if isinstance(value, dict) else dict(enumerate(value)) if is_many else {}
         for key, member in (several or {"": value}).items():
-            if isinstance(member, keras.Optimizer) and member is not model.optimizer:
+            if isinstance(member, keras.Optimizer) and member is not compiled:
                 found[f"{name}/{key}" if several else name] = member
     return found
 

@@ -82,9 +82,7 @@ def assigned(model: Any) -> dict[int, Any]:
     holds, as a GAN does, and those that were given the model for a loop of
     one's own.
     """
-    known = _known.get(model)
-    given = () if known is None else (found for ref in known.optimizers if (found := ref()))
-    every = {id(optimizer): optimizer for optimizer in (*_found_on(model), *given)}
+    every = {id(optimizer): optimizer for optimizer in (*_found_on(model), *_told(model))}
     return {
         id(weight): entry
         for optimizer in every.values()
@@ -210,6 +208,18 @@ def _frozen_whole(model: Any, optimizers: list[Any]) -> frozenset[int]:
         following = bare.frozen(plan.settings, plan.weights, plan.sites, frozen)
         whole |= alone & {id(layer) for layer in following}
     return frozenset(whole)
+
+
+def given_to(model: Any) -> list[Any]:
+    """Lists the optimizers that were given `model`, or a part of it, for a loop of one's own."""
+    parts = [model, *(place.layer for place in structure.places(model))]
+    found = {id(o): o for part in parts if part in _known for o in _told(part)}
+    return list(found.values())
+
+
+def _told(model: Any) -> list[Any]:
+    known = _known.get(model)
+    return [] if known is None else [o for ref in known.optimizers if (o := ref()) is not None]
 
 
 def held(model: Any) -> list[Any]:

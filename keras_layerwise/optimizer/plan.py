@@ -5,7 +5,7 @@ list of weights or settings of its own.
 """
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +113,7 @@ class Plan:
         known = {}
         if self.built:
             known = {id(w): s for w, s in zip(self.weights, self.settings, strict=True)}
+            self._check_shared(sites, known)
         left = self._left(here, known)
         problems: rules_module.Problems = "raise"
         if self.built or self.stored:
@@ -207,6 +208,15 @@ class Plan:
                     "by fit or train_on_batch."
                 )
         return structure.sites_of_variables(variables)
+
+    def _check_shared(self, sites: Sequence[Site], known: Mapping[int, Setting]) -> None:
+        """Raises a `RuleError` where the optimizer was built for none of the weights."""
+        if known and not any(id(site.weight) in known for site in sites):
+            raise RuleError(
+                f"This optimizer was built for {len(known)} weights, from "
+                f"{self.settings[0].path!r} on, and the model that it is to train now has none of "
+                "them: it is another model. Make an optimizer of its own for it."
+            )
 
     def _left(self, here: Sequence[Site], known: dict[int, Setting]) -> list[Site]:
         """Weights that left the model, as a head that was replaced, and still hold slots."""

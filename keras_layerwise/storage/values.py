@@ -97,7 +97,7 @@ def plain(value: Any, key: str = "") -> Any:
 
     Raises:
         TypeError: for anything else, naming its key.
-        ValueError: where two keys become one.
+        ValueError: where two keys become one, or values are nested too deeply.
 
     Example:
 
@@ -105,12 +105,19 @@ def plain(value: Any, key: str = "") -> Any:
     >>> plain({"path": Path("data") / "x", "rates": (0.1, 0.2)})
     {'path': 'data/x', 'rates': [0.1, 0.2]}
     """
+    if key.count("/") > _DEEPEST:
+        raise ValueError(
+            f"The hyperparameter '{key:.60}…' is nested more than {_DEEPEST} levels deep, or holds "
+            "itself. Store what describes it, such as a name or a number."
+        )
     if isinstance(value, enum.Enum):
         return _text(value.name or str(value))
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, (str, int)):
-        return _text(value) if isinstance(value, str) else int(value)
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int):  # what no float can be, no page and no column can show as a number
+        return int(value) if abs(value) <= sys.float_info.max else hex(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, os.PathLike):

@@ -501,6 +501,19 @@ class TestLoops:
         assert steps(again.drift) == [8, 10, 12]
         assert len(record_of(place).resumptions) == 1
 
+    def test_an_optimizer_that_was_given_the_model_is_found(self, place):
+        layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(1, name="h")]
+        model = keras.Sequential([keras.Input((8,)), *layers])
+        optimizer = kl.LayerwiseOptimizer(keras.optimizers.SGD(0.5), {"a": 0.5}, model=model)
+        with kl.run(place, model) as run:
+            weights = model.trainable_variables
+            optimizer.apply([keras.ops.ones(w.shape) for w in weights], weights)
+            run.step()
+        training = record_of(place)["training"]
+        assert (training["optimizer"]["class"], training["learning_rate"]) == ("SGD", 0.5)
+        assert training["assignments"]["a/kernel"]["multiplier"] == 0.5
+        assert not record_of(place).violations
+
     def test_a_model_that_was_compiled(self, place):
         model = net()
         with kl.run(place, model) as run:

@@ -283,6 +283,19 @@ def test_rules_hold_for_weights_that_join_after_a_reload(tmp_path):
     assert again.optimizer.selected("body/lora_kernel_b")[0].multiplier == 0.1
 
 
+def test_another_model_is_an_error_and_the_first_one_trains_on():
+    model, twin, other = network(), network(), network()
+    for each in (model, twin):
+        each.compile(LayerwiseOptimizer(keras.optimizers.Adam(0.05), {"body": 0.1}), "mse")
+        train(each)
+    with pytest.raises(RuleError, match=r"'body/kernel'.* another model"):
+        other.compile(model.optimizer, "mse")
+    for each in (model, twin):
+        train(each)
+    for a, b in zip(model.weights, twin.weights, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+
+
 @keras.saving.register_keras_serializable("tests")
 class Encoder(L.Layer):
     """As those of KerasHub: its configuration does not say that a layer in it has LoRA."""

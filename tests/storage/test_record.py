@@ -112,6 +112,13 @@ def test_what_cannot_be_stored_is_named_by_its_key(bad):
         plain({"model": {"layers": [{}, {"kind": bad}]}})
 
 
+def test_what_holds_itself_is_named_by_its_key():
+    endless = {}
+    endless["again"] = [endless]
+    with pytest.raises(ValueError, match=r"hyperparameter 'model/again/0/again.* holds itself"):
+        plain({"model": endless})
+
+
 def test_keys_that_become_one_are_refused():
     with pytest.raises(ValueError, match="both stored as '1'"):
         plain({1: "a", "1": "b"})
@@ -187,6 +194,9 @@ def test_reading_a_record_imports_no_keras(tmp_path):
         (np.float16, "float16"),
         ({3, 1}, [1, 3]),
         (frozenset({"b", "a"}), ["a", "b"]),
+        (10**40, 10**40),
+        (2**1030, hex(2**1030)),
+        (-(2**1500), hex(-(2**1500))),
     ],
 )
 def test_what_people_have_as_settings_is_taken(given_value, stored):

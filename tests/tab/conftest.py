@@ -25,7 +25,7 @@ def page(chromium):
         lambda said: (
             said.type == "error"
             and not said.location["url"].endswith("/favicon.ico")
-            and wrong.append(said.text)
+            and wrong.append(f"{said.text} {said.location['url']}")
         ),
     )
     found.on("request", lambda request: "//127.0.0.1:" in request.url or wrong.append(request.url))
