@@ -26,6 +26,7 @@ from keras_layerwise import (
     LayerwiseOptimizer,
     Rule,
     RuleError,
+    interpolate,
     load_record,
 )
 from keras_layerwise.model import selectors
@@ -748,6 +749,28 @@ def test_decay_pulls_a_weight_to_where_it_began(start, now, multiplier, inner, o
     optimizer.apply([keras.ops.zeros(1)], [w])
     factor = 0.25 * multiplier * (inner if own is None else own)
     assert keras.ops.convert_to_numpy(w)[0] == now - factor * (now - start)
+
+
+@few
+@given(st.lists(st.tuples(halves, halves, st.floats(0, 1)), min_size=3, max_size=3), halves)
+def test_interpolation_takes_each_layer_its_share_of_the_way_and_back(layers, other):
+    model = _dense("a", "b", "c", "left")
+    share = {name: alpha for name, (*_, alpha) in zip("abc", layers, strict=True)}
+    ends = [*((start, end) for start, end, _ in layers), (0.0, other)]
+    start, end = (
+        [np.full(w.shape, ends[i // 2][side], "float32") for i, w in enumerate(model.weights)]
+        for side in (0, 1)
+    )
+    model.set_weights(end)
+    with interpolate(model, start, share):
+        found = model.get_weights()
+        for i, alpha in enumerate([*share.values(), 1.0]):
+            between = (1 - alpha) * ends[i][0] + alpha * ends[i][1]
+            for weight in found[2 * i : 2 * i + 2]:
+                np.testing.assert_allclose(weight, between, rtol=1e-6, atol=1e-6)
+                assert alpha not in (0, 1) or (weight == ends[i][int(alpha)]).all()
+    for weight, expected in zip(model.get_weights(), end, strict=True):
+        np.testing.assert_array_equal(weight, expected)
 
 
 @few

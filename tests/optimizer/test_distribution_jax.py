@@ -16,7 +16,8 @@ if keras.backend.backend() != "jax":
 
 WORKER = Path(__file__).parents[1] / "shared" / "workers" / "sharded.py"
 CASES = [
-    "AdamW", "momentum", "clipnorm", "accumulation", "average", "changes", "changes under Adam"
+    "AdamW", "momentum", "clipnorm", "accumulation", "average", "changes", "changes under Adam",
+    "to initial",
 ]  # fmt: skip
 KINDS = ["data", "model"]
 

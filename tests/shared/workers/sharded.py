@@ -25,6 +25,8 @@ RULES = {
     "body": Rule(multiplier=0.1, weight_decay=0.9),
     "head/bias": Rule(frozen=True),
 }
+# The kernel is pulled to where it began, which is sharded as the kernel is.
+PULLED = {**RULES, "body": Rule(multiplier=0.5, weight_decay=5.0, decay_to="initial")}
 DRIFT = ("step", "l2", "relative_l2", "cosine", "mean_shift", "std_shift", "max_abs", "norm")
 
 
@@ -53,6 +55,7 @@ CASES = {
     "average": (lambda: optimizers.SGD(0.1, ema_overwrite_frequency=3, **average), ()),
     "changes": (lambda: optimizers.SGD(0.1, momentum=0.9), (Changing,)),
     "changes under Adam": (lambda: optimizers.Adam(0.02), (Changing,)),
+    "to initial": (lambda: optimizers.AdamW(0.02, weight_decay=0.3), ()),
 }
 
 
@@ -73,7 +76,7 @@ def layout(name):
     return None
 
 
-def train(kind, inner, callbacks):
+def train(kind, inner, callbacks, rules=RULES):
     keras.utils.clear_session()  # forgets the distribution, too
     keras.distribution.set_distribution(layout(kind))
     model = keras.Sequential(
@@ -85,7 +88,7 @@ def train(kind, inner, callbacks):
     )
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(size=w.shape) for w in model.weights])
-    model.compile(LayerwiseOptimizer(inner(), RULES, model=model), "mse")
+    model.compile(LayerwiseOptimizer(inner(), rules, model=model), "mse")
     # Where batches are spread over processes, each passes its own part.
     processes, mine = jax.process_count(), jax.process_index()
     if kind == "model":
@@ -123,7 +126,8 @@ def main(out, log_dir=None):
         if kind == "one" and jax.process_count() > 1:
             continue
         for name, (inner, callbacks) in CASES.items():
-            model = train(kind, inner, [make() for make in callbacks])
+            rules = PULLED if name == "to initial" else RULES
+            model = train(kind, inner, [make() for make in callbacks], rules)
             assert sharded(model) == (kind == "model")
             for i, weight in enumerate(model.weights):
                 results[f"{name}/{kind}/{i}"] = whole(weight.value)
