@@ -72,7 +72,9 @@ def describe(value: Any, depth: int = 0) -> Any:
     if isinstance(value, keras.dtype_policies.DTypePolicy):
         return value.name
     large = isinstance(value, np.ndarray) and value.size > _MOST
-    if large or isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
+    # The backend's own question takes a while; most objects have no shape.
+    is_tensor = hasattr(value, "shape") and keras.ops.is_tensor(value)
+    if large or is_tensor or isinstance(value, keras.Variable):
         return _array_text(value)
     if not callable(value):
         try:

@@ -183,6 +183,9 @@ def _is_numpy(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist")
 
 
+_LEAVES = (str, int, float, type(None), list)  # what most are, known sooner than a mapping
+
+
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Gives the leaves by key, the names on the way joined by ``/``; lists are leaves.
 
@@ -194,7 +197,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def visit(key: str, value: Any) -> None:
-        if isinstance(value, Mapping):
+        if not isinstance(value, _LEAVES) and isinstance(value, Mapping):
             for name, member in value.items():
                 visit(f"{key}/{name}" if key else name, member)
         elif key in found:
@@ -322,8 +325,11 @@ def _same(old: Any, new: Any) -> bool:
     return json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
 
 
+_on_one_line = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes one for each call
+
+
 def as_text(value: Any) -> str:
     """Gives a value of a record on one line, for tables and errors."""
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return _on_one_line(value)
