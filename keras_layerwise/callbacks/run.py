@@ -34,10 +34,11 @@ def run(
     A context manager. Call ``run.step(logs)`` after every batch and
     ``run.epoch(logs)`` after every epoch: the run gets the same record, drift,
     rates and status as from ``fit``, and an error in the loop is recorded as
-    one. Steps are batches. The optimizers are those found on the model, also
-    in attributes, as of a GAN, or else every `LayerwiseOptimizer` that was given
-    ``model=``; set ``model.optimizer`` for another. On JAX, put what the loop
-    holds into the model's variables before a step or epoch that is recorded.
+    one. The optimizers are those found on the model, also in attributes, as of
+    a GAN, or else every `LayerwiseOptimizer` that was given ``model=``; set
+    ``model.optimizer`` for another. Steps are batches, counted on from the
+    optimizer's own step. On JAX, put what the loop holds into the model's
+    variables before a step or epoch that is recorded.
 
     Args:
         log_dir: where the run is kept; a new run where it holds one goes to
