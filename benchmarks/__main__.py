@@ -72,7 +72,7 @@ def main() -> int:
         done[case.name] = {
             "title": case.title,
             "target": case.target,
-            "strict": case.strict,
+            "bound": case.bound,
             "headline": case.headline,
             **when,
             **result,

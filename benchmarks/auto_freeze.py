@@ -26,7 +26,7 @@ import numpy as np
 import keras_layerwise as kl
 from benchmarks import machine, measure
 
-RESULTS = Path(__file__).parent / "results" / "auto-freeze.json"
+RESULTS = Path(__file__).parent / "results" / "training" / "auto-freeze.json"
 WITHIN = 0.01  # of the accuracy at the end, by which a run counts as there
 LAST = 3  # epochs that are the end
 

@@ -99,9 +99,7 @@ def markdown(record: dict[str, Any]) -> str:
             "Time of one step, and of the first (with trace and compilation):",
             _times(part["cases"].values()),
         ]
-        if found := sweep(part["cases"]):
-            head = ["optimizer", "points", "geometric mean", "highest lower end", f"above {MOST}"]
-            parts += ["The sweep over widths and batches:", _table(head, sweep_lines(found))]
+        parts += _swept(part["cases"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -116,6 +114,7 @@ def page(text: str, records: dict[str, dict[str, Any]]) -> str:
                 parts += [verdict(shown) + "."]
             if lines := growth(part["cases"]):
                 parts += [_table(["grows with", "from", "to", "side", "slope"], lines)]
+            parts += _swept(part["cases"])
             parts += [f"![{name}](figures/{name})" for name in pictures(stem, backend, part)]
     if not any(part["machine"]["gpu"] for record in records.values() for part in record.values()):
         parts.append("Figures from a GPU are missing: none could be had.")
@@ -194,6 +193,15 @@ def sweep(cases: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [case for name, case in cases.items() if name.startswith("sweep/")]
 
 
+def _swept(cases: dict[str, dict[str, Any]]) -> list[str]:
+    found = sweep(cases)
+    head = ["optimizer", "points", "geometric mean", "highest lower end", f"above {MOST}"]
+    return [
+        "A rate for each layer, to bare, over widths and batches:",
+        _table(head, sweep_lines(found)),
+    ] * bool(found)
+
+
 def sweep_lines(found: Sequence[dict[str, Any]]) -> list[list[str]]:
     """For each optimizer and for all: the geometric mean, the highest point, what lies above."""
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -269,8 +277,8 @@ def _commits(results: Iterable[dict[str, Any]]) -> list[list[str]]:
 
 
 def _held(result: dict[str, Any], ratio: dict[str, Any]) -> str:
-    value = ratio["high"] if result["strict"] else ratio["median"]
-    return _target(value, result["target"])
+    said = _target(ratio[result["bound"]], result["target"])
+    return said.replace("≤", "low end ≤") if result["bound"] == "low" else said
 
 
 def _target(value: float, most: float | None) -> str:
