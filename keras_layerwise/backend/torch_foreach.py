@@ -4,21 +4,50 @@ Keras's own hands one rate to ``torch._foreach_`` operations, so that weights
 with other rates need calls of their own, about 40 µs each. The operations
 also take a list of factors. What is computed stays what Keras computes, in its
 order; as in `keras_layerwise.backend.fused`, for classes of Keras itself only.
+
+On a GPU one such operation is a launch for many weights where its lists hold
+numbers, or tensors of the weights' own shapes, and a launch for each weight
+where they hold scalars on the device. So factors that are known go in as
+numbers, and the rate that they multiply as one scalar.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 from keras import ops
 
 
+@dataclass(frozen=True)
+class Rates:
+    """The rates of some weights.
+
+    Attributes:
+        value: the rate that all of `factors` multiply, a scalar; or a rate for
+            each weight, a vector.
+        factors: one for each weight, all 1 where `value` is a vector.
+    """
+
+    value: Any
+    factors: Sequence[float]
+
+    @property
+    def scale(self) -> Any:
+        """What an operation multiplies by, before `factors`: a scalar, or a list of them."""
+        return self.value.unbind() if self.value.ndim else self.value
+
+    @property
+    def each(self) -> Any:
+        """The rate of each weight, a vector."""
+        return self.value * self.value.new_tensor(self.factors)
+
+
 def update_of(optimizer: Any) -> Callable[..., None] | None:
     """Gives the update, None where Keras's own has to do it.
 
     It takes the optimizer, and for each weight its position in the optimizer,
-    its gradient and itself; and the vector of their rates. What is computed of
-    rates is computed of the vector, in one operation for all weights.
+    its gradient and itself; and their `Rates`.
     """
     kind = type(optimizer)
     if not kind.__module__.startswith("keras.src.backend.torch."):
@@ -27,37 +56,69 @@ def update_of(optimizer: Any) -> Callable[..., None] | None:
     return None if getattr(optimizer, "amsgrad", False) else found
 
 
-def decay(variables: Sequence[Any], rates: Any, decays: Sequence[float]) -> None:
-    """Decays w to w·(1 − λ·η), as Keras does on PyTorch, with λ and the vector η of the weights."""
+def decay(variables: Sequence[Any], rates: Rates, decays: Sequence[float]) -> None:
+    """Decays w to w·(1 − λ·η), as Keras does on PyTorch, with a λ for each weight."""
     import torch
 
+    values = [v.value for v in variables]
     with torch.no_grad():
-        factors = 1 - rates * rates.new_tensor(decays)
-        torch._foreach_mul_([v.value for v in variables], factors.unbind())
+        if _launches(values):
+            own = [factor * decay for factor, decay in zip(rates.factors, decays, strict=True)]
+            _subtract_products(values, values, replace(rates, factors=own))
+        else:
+            factors = 1 - rates.each * rates.value.new_tensor(decays)
+            torch._foreach_mul_(values, factors.unbind())
+
+
+def _launches(values: Sequence[Any]) -> bool:
+    """Whether an operation on `values` is a launch, so that few are better than few passes."""
+    return bool(values[0].device.type != "cpu")
 
 
 def _values(slots: Sequence[Any], places: Sequence[int]) -> list[Any]:
     return [slots[place].value for place in places]
 
 
-def _sgd(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any) -> None:
+def _subtract_products(values: Sequence[Any], those: Sequence[Any], rates: Rates) -> None:
+    """Subtracts from each of `values` its one of `those` times its rate."""
     import torch
 
-    values, rates = [v.value for v in variables], rates.unbind()
+    if _launches(values):
+        changes = torch._foreach_mul(those, rates.scale)
+        torch._foreach_mul_(changes, rates.factors)
+        torch._foreach_sub_(values, changes)
+    else:
+        torch._foreach_addcmul_(values, those, rates.each.unbind(), value=-1)
+
+
+def _subtract_quotients(
+    values: Sequence[Any], above: Sequence[Any], below: Sequence[Any], rates: Rates
+) -> None:
+    """Subtracts from each of `values` its rate times `above` over `below`."""
+    import torch
+
+    above = torch._foreach_mul(above, rates.scale)
+    torch._foreach_addcdiv_(values, above, below, [-factor for factor in rates.factors])
+
+
+def _sgd(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates) -> None:
+    import torch
+
+    values = [v.value for v in variables]
     if not optimizer.momentum:
-        torch._foreach_addcmul_(values, grads, rates, value=-1)
+        _subtract_products(values, grads, rates)
         return
     momentums = _values(optimizer.momentums, places)
     torch._foreach_mul_(momentums, optimizer.momentum)
-    torch._foreach_addcmul_(momentums, grads, rates, value=-1)
+    _subtract_products(momentums, grads, rates)
     if optimizer.nesterov:
-        torch._foreach_addcmul_(values, grads, rates, value=-1)
+        _subtract_products(values, grads, rates)
         torch._foreach_add_(values, momentums, alpha=optimizer.momentum)
     else:
         torch._foreach_add_(values, momentums)
 
 
-def _adam(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any) -> None:
+def _adam(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates) -> None:
     import torch
 
     dtype = variables[0].dtype
@@ -65,26 +126,26 @@ def _adam(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any) -
     first, second = (
         1 - ops.power(ops.cast(beta, dtype), step) for beta in (optimizer.beta_1, optimizer.beta_2)
     )
-    lengths = (rates * ops.sqrt(second) / first).unbind()
     means = _values(optimizer._momentums, places)
     squares = _values(optimizer._velocities, places)
     torch._foreach_mul_(means, optimizer.beta_1)
     torch._foreach_add_(means, grads, alpha=1 - optimizer.beta_1)
     torch._foreach_mul_(squares, optimizer.beta_2)
-    torch._foreach_add_(squares, torch._foreach_mul(grads, grads), alpha=1 - optimizer.beta_2)
-    below = torch._foreach_add(torch._foreach_sqrt(squares), optimizer.epsilon)
-    changes = torch._foreach_div(torch._foreach_mul(means, lengths), below)
-    torch._foreach_add_([v.value for v in variables], changes, alpha=-1)
+    torch._foreach_addcmul_(squares, grads, grads, value=1 - optimizer.beta_2)
+    below = torch._foreach_sqrt(squares)
+    torch._foreach_add_(below, optimizer.epsilon)
+    lengths = replace(rates, value=rates.value * ops.sqrt(second) / first)
+    _subtract_quotients([v.value for v in variables], means, below, lengths)
 
 
-def _adagrad(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Any) -> None:
+def _adagrad(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates) -> None:
     import torch
 
     sums = _values(optimizer._accumulators, places)
-    torch._foreach_add_(sums, torch._foreach_mul(grads, grads))
-    below = torch._foreach_sqrt(torch._foreach_add(sums, optimizer.epsilon))
-    changes = torch._foreach_div(torch._foreach_mul(grads, rates.unbind()), below)
-    torch._foreach_add_([v.value for v in variables], changes, alpha=-1)
+    torch._foreach_addcmul_(sums, grads, grads)
+    below = torch._foreach_add(sums, optimizer.epsilon)
+    torch._foreach_sqrt_(below)
+    _subtract_quotients([v.value for v in variables], grads, below, rates)
 
 
 _UPDATES: dict[type, Callable[..., None]] = {

@@ -142,7 +142,8 @@ class Updates:
             groups.setdefault(key, []).append(i)
         if self.foreach and len(groups) > 1 and len({key[2] for key in groups}) == 1:
             counting = self.counting_from(self.plan.settings[places[0]].first_step)
-            self.foreach(counting, places, grads, variables, self._vector(places, learning_rate))
+            rates = self._shared(places, learning_rate, variables[0].dtype)
+            self.foreach(counting, places, grads, variables, rates)
             return
         # Nadam's product changes once a call, and every group has to meet it as it was.
         product = internals.product_per_step(self.optimizer)
@@ -182,9 +183,10 @@ class Updates:
         members = [pair for found in groups.values() for pair in found]
         if self.foreach and len(groups) > 1:
             owns = [settings[position].rule.weight_decay for position, _ in members]
+            places, held = zip(*members, strict=True)
             foreach.decay(
-                [variable for _, variable in members],
-                self._vector([position for position, _ in members], learning_rate),
+                held,
+                self._shared(places, learning_rate, self.multipliers.dtype),
                 [optimizer.weight_decay if own is None else own for own in owns],
             )
             return
@@ -215,14 +217,15 @@ class Updates:
         step = internals.step_counter(self.optimizer)
         return self.plan.rates(self.multipliers, learning_rate, step)
 
-    def _vector(self, places: Sequence[int], learning_rate: Any) -> Any:
-        """Gives the rates of the weights at `places`, as one vector."""
-        settings = self.plan.settings
-        if any(settings[place].is_scheduled for place in places):
+    def _shared(self, places: Sequence[int], learning_rate: Any, dtype: Any) -> foreach.Rates:
+        """Gives the rates of the weights at `places`, for one update of all of them."""
+        rules = [self.plan.settings[place].rule for place in places]
+        if any(self.plan.settings[place].is_scheduled for place in places):
             rates = self.rates(learning_rate)
-            return ops.stack([rates[place] for place in places])
-        every = ops.multiply(self.multipliers, ops.cast(learning_rate, self.multipliers.dtype))
-        return every if list(places) == list(range(len(settings))) else ops.take(every, places)
+            vector = ops.stack([ops.cast(rates[place], dtype) for place in places])
+            return foreach.Rates(vector, [1.0] * len(places))
+        factors = [1.0 if rule.multiplier is None else float(rule.multiplier) for rule in rules]
+        return foreach.Rates(ops.cast(learning_rate, dtype), factors)
 
     def counting_from(self, first_step: int) -> Any:
         """Gives the optimizer as it is after the steps since `first_step`."""

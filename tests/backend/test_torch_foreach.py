@@ -58,6 +58,37 @@ def test_equals_a_call_for_each_group(name, settings, dtype, monkeypatch):
         assert np.linalg.norm(a - e) <= 1e-6 * np.linalg.norm(e)
 
 
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.05}])
+@pytest.mark.parametrize("name", MAKERS)
+def test_on_a_gpu_no_operation_is_a_launch_for_each_weight(name, settings, monkeypatch):
+    """PyTorch launches once where what an operation takes is numbers or has the weights' shape."""
+    import torch
+
+    rules = {"w0": 0.1, "w1": Rule(multiplier=0.5, weight_decay=0.3)}
+    if settings == {}:
+        rules["w1"] = 0.5
+    expected = train(lambda: MAKERS[name](**settings), rules=rules, fused=False)
+
+    def checked(work):
+        def call(first, *others, **options):
+            for given in others:
+                for value in given if isinstance(given, (list, tuple)) else ():
+                    assert not isinstance(value, torch.Tensor) or value.shape == first[0].shape
+            return work(first, *others, **options)
+
+        return call
+
+    called = [found for found in dir(torch) if found.startswith("_foreach_")]
+    for found in called:
+        monkeypatch.setattr(torch, found, checked(getattr(torch, found)))
+    monkeypatch.setattr(foreach, "_launches", lambda values: True)
+    monkeypatch.setattr(type(MAKERS[name]()), "_parallel_update_step", None)
+    actual = train(lambda: MAKERS[name](**settings), rules=rules)
+    for a, e in zip(actual, expected, strict=True):
+        # Keras rounds 1 - λη to float32, which 50 steps repeat.
+        assert np.linalg.norm(a - e) <= (3e-6 if settings else 1e-6) * np.linalg.norm(e)
+
+
 def test_weights_that_count_their_own_steps_keep_their_group():
     def late():
         return O.Adam(1e-3)
