@@ -34,12 +34,12 @@ class Rates:
 
     @property
     def scale(self) -> Any:
-        """What an operation multiplies by, before `factors`: a scalar, or a list of them."""
+        """Gives what an operation multiplies by, before `factors`: a scalar, or a list of them."""
         return self.value.unbind() if self.value.ndim else self.value
 
     @property
     def each(self) -> Any:
-        """The rate of each weight, a vector."""
+        """Gives the rate of each weight, as a vector."""
         return self.value * self.value.new_tensor(self.factors)
 
 
@@ -71,7 +71,7 @@ def decay(variables: Sequence[Any], rates: Rates, decays: Sequence[float]) -> No
 
 
 def _launches(values: Sequence[Any]) -> bool:
-    """Whether an operation on `values` is a launch, so that few are better than few passes."""
+    """Tells whether an operation on `values` is a launch: then fewer launches win, not passes."""
     return bool(values[0].device.type != "cpu")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.callbacks.base import RunCallback, print_loss
 from keras_layerwise.callbacks.drift_output import MOST_ROWS
 from keras_layerwise.drift.alarms import spoken
@@ -234,7 +234,7 @@ def _plain_rates(optimizer: Any) -> dict[int, float]:
         inner = getattr(member, "inner_optimizer", member)
         rate = _own_rate(inner)
         if rate is not None:
-            found |= {id(weight): rate for weight in internals.trained_by(inner)}
+            found |= {id(weight): rate for weight in keras_optimizers.trained_by(inner)}
     return found
 
 

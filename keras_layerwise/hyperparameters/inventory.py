@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.hyperparameters.describe import (
     describe,
     object_settings,
@@ -260,6 +260,6 @@ def _weight_decay(model: Any, names: Names) -> dict[str, Any]:
     excluded = [
         path
         for path, site in names.sites
-        if site.weight.trainable and not internals.uses_decay(optimizer, site.weight)
+        if site.weight.trainable and not keras_optimizers.uses_decay(optimizer, site.weight)
     ]
     return {"value": float(decay), "excluded": excluded}

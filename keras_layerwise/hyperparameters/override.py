@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.errors import RuleError
 from keras_layerwise.hyperparameters.describe import config_of
 from keras_layerwise.hyperparameters.inventory import settings_of
@@ -314,9 +314,9 @@ def _check_optimizer(model: Any) -> None:
     for optimizer in _chain(model):
         if not optimizer.built:
             continue
-        known = {internals.key_of(optimizer, v) for v in _known(optimizer)}
+        known = {keras_optimizers.key_of(optimizer, v) for v in _known(optimizer)}
         unknown = [
-            w for w in model.trainable_weights if internals.key_of(optimizer, w) not in known
+            w for w in model.trainable_weights if keras_optimizers.key_of(optimizer, w) not in known
         ]
         if unknown:
             paths = {id(site.weight): site.path for site in structure.sites(model)}
@@ -351,7 +351,7 @@ def _known(optimizer: Any) -> list[Any]:
     """Gives the weights that the optimizer was built with, whatever is trainable now."""
     if isinstance(optimizer, LayerwiseOptimizer):
         return list(optimizer.plan.weights_at(optimizer.plan.trained))
-    return _built_with.setdefault(optimizer, internals.trained_by(optimizer))
+    return _built_with.setdefault(optimizer, keras_optimizers.trained_by(optimizer))
 
 
 # What Keras compiled.
@@ -368,6 +368,6 @@ def _take_effect(model: Any) -> None:
             if optimizer.built and not isinstance(optimizer, LayerwiseOptimizer):
                 trained = {id(weight) for weight in model.trainable_weights}
                 still = {i: v for i, v in enumerate(_known(optimizer)) if id(v) in trained}
-                positions = {internals.key_of(optimizer, v): i for i, v in still.items()}
-                internals.set_trained(optimizer, list(still.values()))
-                internals.set_positions(optimizer, positions)
+                positions = {keras_optimizers.key_of(optimizer, v): i for i, v in still.items()}
+                keras_optimizers.set_trained(optimizer, list(still.values()))
+                keras_optimizers.set_positions(optimizer, positions)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.describe import describe, nested, parameters
 from keras_layerwise.hyperparameters.functions import code_of, is_own
@@ -157,7 +157,7 @@ def _optimizer(optimizer: Any, assigned: Callable[[Any], Any]) -> dict[str, Any]
     config = _config(optimizer)
     rate = config.pop("learning_rate", None)
     members = getattr(optimizer, "optimizers", ())
-    schedule = None if members else internals.schedule_of(optimizer)
+    schedule = None if members else keras_optimizers.schedule_of(optimizer)
     if schedule is not None:
         found["learning_rate_schedule"] = nested(schedule)
     elif isinstance(rate, float):

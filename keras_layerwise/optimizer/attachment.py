@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.backend.frozen_layers import freeze_in_calls
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import structure
@@ -145,7 +145,7 @@ def _adopt(optimizer: Any, variables: list[Any]) -> None:
     if is_layerwise(optimizer):
         optimizer.build(variables)
     elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        internals.set_trained_of_wrapper(optimizer, variables)
+        keras_optimizers.set_trained_of_wrapper(optimizer, variables)
         _adopt(optimizer.inner_optimizer, variables)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import keras_optimizers
 from keras_layerwise.errors import RuleError
 
 _INNER_SETTINGS = (
@@ -48,7 +48,7 @@ class Wrapper(keras.optimizers.Optimizer):
         # Past Keras's attribute tracking: the state of the inner optimizer is stored by the
         # wrapper, under names that do not depend on the order in which slots were made.
         self._set("inner_optimizer", inner)
-        self._set("_iterations", internals.step_counter(inner))
+        self._set("_iterations", keras_optimizers.step_counter(inner))
 
     @property
     def iterations(self) -> Any:
@@ -73,7 +73,7 @@ class Wrapper(keras.optimizers.Optimizer):
         self.inner_optimizer.update_step(gradient, variable, learning_rate)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        internals.decay_of(self.inner_optimizer)(variables)
+        keras_optimizers.decay_of(self.inner_optimizer)(variables)
 
     def __dir__(self) -> list[str]:
         # Keras's saver walks dir() and would store the inner optimizer a second time.

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 
 INITIAL = "_initial_weights"
 """The weights that decay pulls towards, kept as a slot is."""
@@ -46,7 +46,7 @@ class Slots:
             is_first = not optimizer.built
             builder = optimizer if is_first else _unbuilt_copy(optimizer)
             builder.build([self.weights[position] for position in positions])
-        tracked = {id(variable) for variable in internals.state_of(builder)}
+        tracked = {id(variable) for variable in keras_optimizers.state_of(builder)}
         for name, made in list(vars(builder).items()):
             if not _is_slots(name, made, len(positions)):
                 continue
@@ -55,8 +55,8 @@ class Slots:
                 column[position] = slot
                 if is_first or id(slot) not in tracked:
                     continue
-                internals.track(optimizer, slot)
-                if name == internals.AVERAGES:
+                keras_optimizers.track(optimizer, slot)
+                if name == keras_optimizers.AVERAGES:
                     # An average of zeros would pull the weight towards zero.
                     with internals.outside_graph():
                         slot.assign(ops.copy(self.weights[position]))
@@ -85,22 +85,24 @@ class Slots:
 
     def drop(self, positions: Sequence[int]) -> None:
         """Frees the slots of the weights at `positions`."""
-        tracked = {id(variable) for variable in internals.state_of(self.optimizer)}
+        tracked = {id(variable) for variable in keras_optimizers.state_of(self.optimizer)}
         for name, column in self.columns.items():
             if name == INITIAL:  # what a weight began with cannot be made again
                 continue
             for position in positions:
                 if id(column[position]) in tracked:
-                    internals.untrack(self.optimizer, column[position])
+                    keras_optimizers.untrack(self.optimizer, column[position])
                 column[position] = None
 
     def activate(self, positions: Sequence[int]) -> None:
         """Lets the optimizer average only the weights at `positions`."""
         # Keras goes through these two in step with one another.
-        internals.set_trained(self.optimizer, [self.weights[position] for position in positions])
-        if internals.AVERAGES in self.columns:
-            averages = [self.columns[internals.AVERAGES][position] for position in positions]
-            object.__setattr__(self.optimizer, internals.AVERAGES, averages)
+        keras_optimizers.set_trained(
+            self.optimizer, [self.weights[position] for position in positions]
+        )
+        if keras_optimizers.AVERAGES in self.columns:
+            averages = [self.columns[keras_optimizers.AVERAGES][position] for position in positions]
+            object.__setattr__(self.optimizer, keras_optimizers.AVERAGES, averages)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Gives the variables that no weight owns, and the slots, under names for storing.
@@ -108,7 +110,7 @@ class Slots:
         The names depend only on which weights have slots, not on when the
         slots were made.
         """
-        tracked = {id(variable): variable for variable in internals.state_of(self.optimizer)}
+        tracked = {id(variable): variable for variable in keras_optimizers.state_of(self.optimizer)}
         slots = {
             f"{name.strip('_')}.{position}": column[position]
             for position in range(len(self.weights))
@@ -139,9 +141,12 @@ class Slots:
         optimizer = self.optimizer
         for name in self.columns.keys() - {INITIAL}:
             object.__setattr__(optimizer, name, self.columns[name])
-        internals.set_positions(
+        keras_optimizers.set_positions(
             optimizer,
-            {internals.key_of(optimizer, weight): i for i, weight in enumerate(self.weights)},
+            {
+                keras_optimizers.key_of(optimizer, weight): i
+                for i, weight in enumerate(self.weights)
+            },
         )
 
 
@@ -149,7 +154,7 @@ def _is_slots(name: str, value: Any, count: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == count > 0
-        and name not in internals.NOT_SLOTS
+        and name not in keras_optimizers.NOT_SLOTS
         and all(item is None or isinstance(item, keras.Variable) for item in value)
     )
 
@@ -160,7 +165,7 @@ def _unbuilt_copy(optimizer: Any) -> Any:
 
 def scope_of(optimizer: Any) -> Any:
     """Gives the distribution strategy that the optimizer's variables belong to, on TensorFlow."""
-    strategy = internals.strategy_of(optimizer)
+    strategy = keras_optimizers.strategy_of(optimizer)
     if strategy is None:
         return contextlib.nullcontext()
     import tensorflow as tf

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.errors import RuleError
 from keras_layerwise.optimizer import rules, storing, updates
 from keras_layerwise.optimizer.plan import Plan
@@ -74,11 +74,14 @@ class State:
             self.slots.make(missing)
             self._keep_initial()
             self._name()
-        before, now = internals.trained_by(self.owner), self.plan.weights_at(self.plan.active)
+        before, now = (
+            keras_optimizers.trained_by(self.owner),
+            self.plan.weights_at(self.plan.active),
+        )
         self.slots.activate(self.plan.active)
-        internals.set_trained(self.owner, now)
-        keys = {internals.key_of(self.owner, w): i for i, w in enumerate(self.plan.weights)}
-        internals.set_positions(self.owner, keys)
+        keras_optimizers.set_trained(self.owner, now)
+        keys = {keras_optimizers.key_of(self.owner, w): i for i, w in enumerate(self.plan.weights)}
+        keras_optimizers.set_positions(self.owner, keys)
         if [id(weight) for weight in before] != [id(weight) for weight in now]:
             self.trace_again()
 
@@ -114,7 +117,7 @@ class State:
     def steps(self) -> int:
         """Tells how many steps there were."""
         with internals.outside_graph():
-            return int(number(internals.step_counter(self.inner)))
+            return int(number(keras_optimizers.step_counter(self.inner)))
 
     # Files.
 
@@ -201,7 +204,7 @@ class State:
         """Tells ``tf.train.Checkpoint`` the names of the variables that there are now."""
         state = self.variables()
         for name in set(self._names) - state.keys():
-            internals.forget_for_checkpoint(self.owner, name)
+            keras_optimizers.forget_for_checkpoint(self.owner, name)
         for name, variable in state.items():
-            internals.name_for_checkpoint(self.owner, variable, name)
+            keras_optimizers.name_for_checkpoint(self.owner, variable, name)
         self._names = tuple(state)

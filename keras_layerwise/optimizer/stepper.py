@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.backend import torch_backward as backward
 from keras_layerwise.optimizer import attachment
 from keras_layerwise.optimizer.inner import Wrapper
@@ -56,7 +56,7 @@ class Stepper(Wrapper):
         active = [
             (gradient, variable)
             for gradient, variable in zip(grads, trainable_variables, strict=True)
-            if not settings[internals.index_of(self, variable)].frozen
+            if not settings[keras_optimizers.index_of(self, variable)].frozen
         ]
         if active:
             self.inner_optimizer.apply([g for g, _ in active], [v for _, v in active])
@@ -72,14 +72,14 @@ class Stepper(Wrapper):
         """Gives `apply` as a function of values; see ``keras.optimizers.Optimizer``."""
         self._set("compiled", True)
         # The base class maps the weights that it trains, which are the active ones elsewhere.
-        active = internals.trained_by(self)
-        internals.set_trained(self, self.plan.weights_at(self.plan.trained))
+        active = keras_optimizers.trained_by(self)
+        keras_optimizers.set_trained(self, self.plan.weights_at(self.plan.trained))
         try:
             result: tuple[list[Any], list[Any]] = super().stateless_apply(
                 optimizer_variables, grads, trainable_variables
             )
         finally:
-            internals.set_trained(self, active)
+            keras_optimizers.set_trained(self, active)
         return result
 
     def scale_loss(self, loss: Any) -> Any:
@@ -93,7 +93,7 @@ class Stepper(Wrapper):
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Puts the moving averages in place of the weights, where the inner optimizer has any."""
         if self.built:
-            self.inner_optimizer.finalize_variable_values(internals.trained_by(self))
+            self.inner_optimizer.finalize_variable_values(keras_optimizers.trained_by(self))
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Sets the state, in the order of ``variables``."""

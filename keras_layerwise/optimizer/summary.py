@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import keras_optimizers
 from keras_layerwise.optimizer.plan import Plan
 from keras_layerwise.optimizer.rules import Schedule
 from keras_layerwise.optimizer.setting import Setting, number
@@ -50,7 +50,7 @@ def assignments(plan: Plan, optimizer: Any, positions: Iterable[int]) -> tuple[A
         positions: in the plan.
     """
     rate = number(optimizer.learning_rate)
-    step = internals.step_counter(optimizer)
+    step = keras_optimizers.step_counter(optimizer)
 
     def now(value: Any) -> float:
         return number(value(step)) if isinstance(value, Schedule) else float(value)
@@ -61,7 +61,7 @@ def assignments(plan: Plan, optimizer: Any, positions: Iterable[int]) -> tuple[A
         rule = setting.rule
         multiplier = 1.0 if rule.multiplier is None else now(rule.multiplier)
         own_rate = None if rule.learning_rate is None else now(rule.learning_rate)
-        decays = internals.uses_decay(optimizer, plan.weights[position])
+        decays = keras_optimizers.uses_decay(optimizer, plan.weights[position])
         decay = optimizer.weight_decay if rule.weight_decay is None else rule.weight_decay
         effective = rate * multiplier if own_rate is None else own_rate
         found.append(

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_layerwise.backend import internals, jax_updates, tensorflow_kernels
+from keras_layerwise.backend import internals, jax_updates, keras_optimizers, tensorflow_kernels
 from keras_layerwise.backend import torch_foreach as foreach
 from keras_layerwise.backend.fused import Update
 from keras_layerwise.optimizer.plan import Plan
@@ -42,8 +42,8 @@ def install(
         What was installed, to be told where `multipliers` is another variable.
     """
     updates = Updates(optimizer, plan, multipliers, initial, use_fused)
-    in_groups = internals.updates_at_once(optimizer)
-    updates.replaced = internals.replace_updates(
+    in_groups = keras_optimizers.updates_at_once(optimizer)
+    updates.replaced = keras_optimizers.replace_updates(
         optimizer,
         one=updates.update_one,
         together=updates.update_groups if in_groups else updates.update_all,
@@ -77,7 +77,7 @@ class Step:
         """What fused updates share, by the step that their weights count from, and dtype."""
         updates, found = self.updates, {}
         for variable in self.variables if updates.fused else ():
-            setting = updates.plan.settings[internals.index_of(updates.optimizer, variable)]
+            setting = updates.plan.settings[keras_optimizers.index_of(updates.optimizer, variable)]
             dtype = keras.backend.standardize_dtype(variable.dtype)
             key = (setting.first_step, dtype)
             if updates.fused and dtype in updates.fused.dtypes and key not in found:
@@ -98,10 +98,10 @@ class Updates:
     ) -> None:
         self.optimizer, self.plan, self.multipliers = optimizer, plan, multipliers
         self.initial = initial
-        self.in_groups = internals.updates_at_once(optimizer)
+        self.in_groups = keras_optimizers.updates_at_once(optimizer)
         self.fused = fused_update(optimizer) if use_fused else None
         self.foreach = foreach.update_of(optimizer) if use_fused and self.in_groups else None
-        self.of_all = internals.update_of_all(optimizer)
+        self.of_all = keras_optimizers.update_of_all(optimizer)
         self.replaced: frozenset[str] = frozenset()
         self.step: Step | None = None
 
@@ -117,7 +117,7 @@ class Updates:
 
     def update_one(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one weight: in a step at its own rate, by itself at `learning_rate`."""
-        position = internals.index_of(self.optimizer, variable)
+        position = keras_optimizers.index_of(self.optimizer, variable)
         first_step = self.plan.settings[position].first_step
         values = None
         if self.step is not None:
@@ -134,7 +134,7 @@ class Updates:
         self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
     ) -> None:
         """Updates `variables` in as few calls as their settings allow, on PyTorch."""
-        places = [internals.index_of(self.optimizer, variable) for variable in variables]
+        places = [keras_optimizers.index_of(self.optimizer, variable) for variable in variables]
         groups: dict[Any, list[int]] = {}
         for i, place in enumerate(places):
             setting = self.plan.settings[place]
@@ -146,13 +146,13 @@ class Updates:
             self.foreach(counting, places, grads, variables, rates)
             return
         # Nadam's product changes once a call, and every group has to meet it as it was.
-        product = internals.product_per_step(self.optimizer)
+        product = keras_optimizers.product_per_step(self.optimizer)
         before = None if product is None else ops.copy(product)
         for (_, _, first_step), members in groups.items():
             if product is not None:
                 product.assign(before)
             rule = self.plan.settings[places[members[0]]].rule
-            internals.update_group(
+            keras_optimizers.update_group(
                 self.counting_from(first_step),
                 [grads[i] for i in members],
                 [variables[i] for i in members],
@@ -169,9 +169,9 @@ class Updates:
         groups: dict[Any, list[tuple[int, Any]]] = {}
         pulled: list[tuple[int, Any]] = []
         for variable in variables:
-            position = internals.index_of(optimizer, variable)
+            position = keras_optimizers.index_of(optimizer, variable)
             rule = settings[position].rule
-            if not internals.uses_decay(optimizer, variable):
+            if not keras_optimizers.uses_decay(optimizer, variable):
                 continue
             if rule.decay_to is not None:
                 pulled.append((position, variable))
@@ -196,13 +196,13 @@ class Updates:
             rule = settings[position].rule
             rate = self._rate(rule, learning_rate) if self.in_groups else rates[position]
             view = self._view(learning_rate=rate, weight_decay=decay)
-            internals.decay_weights(view, [variable for _, variable in found])
+            keras_optimizers.decay_weights(view, [variable for _, variable in found])
 
     def _pull(self, members: Sequence[tuple[int, Any]], learning_rate: Any) -> None:
         """Decays weights towards what they began with: w ← w − η_w·λ·(w − w₀)."""
         rates, of_all = self.rates(learning_rate), decay_of_all(self.optimizer)
         owns = [self.plan.settings[position].rule.weight_decay for position, _ in members]
-        internals.pull_weights(
+        keras_optimizers.pull_weights(
             self.optimizer,
             [variable for _, variable in members],
             [self.initial(position) for position, _ in members],
@@ -214,7 +214,7 @@ class Updates:
 
     def rates(self, learning_rate: Any) -> tuple[Any, ...]:
         """Gives each weight's rate at this step, by position."""
-        step = internals.step_counter(self.optimizer)
+        step = keras_optimizers.step_counter(self.optimizer)
         return self.plan.rates(self.multipliers, learning_rate, step)
 
     def _shared(self, places: Sequence[int], learning_rate: Any, dtype: Any) -> foreach.Rates:
@@ -231,14 +231,14 @@ class Updates:
         """Gives the optimizer as it is after the steps since `first_step`."""
         if not first_step:
             return self.optimizer
-        steps = ops.subtract(internals.step_counter(self.optimizer), first_step)
+        steps = ops.subtract(keras_optimizers.step_counter(self.optimizer), first_step)
         return self._view(steps=steps)
 
     def _rate(self, rule: Any, learning_rate: Any) -> Any:
-        return rate_of(rule, learning_rate, internals.step_counter(self.optimizer))
+        return rate_of(rule, learning_rate, keras_optimizers.step_counter(self.optimizer))
 
     def _view(self, **changes: Any) -> Any:
-        return internals.view_of(self.optimizer, self.replaced, **changes)
+        return keras_optimizers.view_of(self.optimizer, self.replaced, **changes)
 
 
 def decay_of_all(optimizer: Any) -> float | None:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_layerwise.backend import internals
+from keras_layerwise.backend import internals, keras_optimizers
 from tests.shared import models
 
 
@@ -80,30 +80,32 @@ class TestOptimizers:
     def test_the_counter_counts_updates(self):
         model, optimizer = built()
         optimizer.apply([models.tensor(np.ones(v.shape)) for v in model.trainable_variables])
-        assert int(models.numpy(internals.step_counter(optimizer))) == 1
+        assert int(models.numpy(keras_optimizers.step_counter(optimizer))) == 1
 
     def test_the_state_holds_every_variable_once(self):
         _, optimizer = built()
-        found = [id(v) for v in internals.state_of(optimizer)]
+        found = [id(v) for v in keras_optimizers.state_of(optimizer)]
         assert found == [id(v) for v in optimizer.variables]
         assert len(set(found)) == len(found)
 
     def test_what_it_trains_and_where_it_keeps_the_slots(self):
         model, optimizer = built()
         weights = model.trainable_variables
-        assert [id(v) for v in internals.trained_by(optimizer)] == [id(v) for v in weights]
-        assert [internals.index_of(optimizer, v) for v in weights] == list(range(len(weights)))
-        keys = {internals.key_of(optimizer, v): 7 for v in weights}
+        assert [id(v) for v in keras_optimizers.trained_by(optimizer)] == [id(v) for v in weights]
+        assert [keras_optimizers.index_of(optimizer, v) for v in weights] == list(
+            range(len(weights))
+        )
+        keys = {keras_optimizers.key_of(optimizer, v): 7 for v in weights}
         assert len(keys) == len(weights)
-        internals.set_positions(optimizer, keys)
-        assert internals.index_of(optimizer, weights[0]) == 7
+        keras_optimizers.set_positions(optimizer, keys)
+        assert keras_optimizers.index_of(optimizer, weights[0]) == 7
 
     def test_only_what_it_is_set_to_train_is_averaged(self):
         model, optimizer = built(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
         first = model.trainable_variables[0]
-        averages = list(getattr(optimizer, internals.AVERAGES))
-        internals.set_trained(optimizer, [first])
-        object.__setattr__(optimizer, internals.AVERAGES, averages[:1])
+        averages = list(getattr(optimizer, keras_optimizers.AVERAGES))
+        keras_optimizers.set_trained(optimizer, [first])
+        object.__setattr__(optimizer, keras_optimizers.AVERAGES, averages[:1])
         before = [models.numpy(average) for average in averages]
         optimizer.apply(
             [models.tensor(np.ones(v.shape)) for v in model.trainable_variables],
@@ -117,8 +119,8 @@ class TestOptimizers:
     def test_a_tracked_variable_is_among_the_state(self):
         _, optimizer = built()
         extra = models.variable([1.0])
-        internals.track(optimizer, extra)
-        assert internals.state_of(optimizer)[-1] is extra
+        keras_optimizers.track(optimizer, extra)
+        assert keras_optimizers.state_of(optimizer)[-1] is extra
 
     def test_exclusion_from_decay_is_answered(self):
         model = models.sequential()
@@ -126,7 +128,7 @@ class TestOptimizers:
         optimizer.exclude_from_weight_decay(var_names=["bias"])
         optimizer.build(model.trainable_variables)
         answers = {
-            "/".join(v.path.split("/")[-2:]): internals.uses_decay(optimizer, v)
+            "/".join(v.path.split("/")[-2:]): keras_optimizers.uses_decay(optimizer, v)
             for v in model.trainable_variables
         }
         assert answers["body/kernel"]
@@ -134,11 +136,11 @@ class TestOptimizers:
 
     def test_torch_updates_at_once_and_the_others_by_weight(self):
         _, optimizer = built()
-        assert internals.updates_at_once(optimizer) == (keras.backend.backend() == "torch")
+        assert keras_optimizers.updates_at_once(optimizer) == (keras.backend.backend() == "torch")
 
     def test_without_a_strategy_there_is_none(self):
         model, optimizer = built()
-        strategy = internals.strategy_of(optimizer)
+        strategy = keras_optimizers.strategy_of(optimizer)
         assert strategy is None or type(strategy).__name__.startswith("_Default")
         assert not internals.has_strategy(model)
 
@@ -225,9 +227,9 @@ class TestReplacing:
     def test_an_untracked_variable_is_no_longer_among_the_state(self):
         _, optimizer = built()
         extra = models.variable([1.0])
-        internals.track(optimizer, extra)
-        internals.untrack(optimizer, extra)
-        assert not [v for v in internals.state_of(optimizer) if v is extra]
+        keras_optimizers.track(optimizer, extra)
+        keras_optimizers.untrack(optimizer, extra)
+        assert not [v for v in keras_optimizers.state_of(optimizer) if v is extra]
 
     def test_what_is_replaced_is_called_and_a_view_has_the_classes_own(self):
         model, optimizer = built(keras.optimizers.SGD(0.1, weight_decay=0.5))
@@ -236,38 +238,38 @@ class TestReplacing:
         def note(name):
             return lambda *args, **kwargs: calls.append(name)
 
-        names = internals.replace_updates(
+        names = keras_optimizers.replace_updates(
             optimizer, one=note("one"), together=note("together"), decay=note("decay")
         )
         gradients = [models.tensor(np.ones(v.shape)) for v in model.trainable_variables]
         optimizer.apply(gradients)
         assert calls == ["decay", "together"]
-        internals.decay_of(optimizer)([])
+        keras_optimizers.decay_of(optimizer)([])
         assert calls[-1] == "decay"
         weight = model.trainable_variables[0]
         before = models.numpy(weight)
-        view = internals.view_of(optimizer, names, learning_rate=0.2, weight_decay=0.25)
-        internals.decay_weights(view, [weight])
+        view = keras_optimizers.view_of(optimizer, names, learning_rate=0.2, weight_decay=0.25)
+        keras_optimizers.decay_weights(view, [weight])
         np.testing.assert_allclose(models.numpy(weight), before * (1 - 0.2 * 0.25), rtol=1e-6)
 
     def test_a_view_counts_other_steps(self):
         _, optimizer = built()
-        view = internals.view_of(optimizer, frozenset(), steps=7)
-        assert internals.step_counter(view) == 7
-        assert int(models.numpy(internals.step_counter(optimizer))) == 0
+        view = keras_optimizers.view_of(optimizer, frozenset(), steps=7)
+        assert keras_optimizers.step_counter(view) == 7
+        assert int(models.numpy(keras_optimizers.step_counter(optimizer))) == 0
 
     def test_only_nadam_has_a_product(self):
-        assert internals.product_per_step(built(keras.optimizers.Nadam())[1]) is not None
-        assert internals.product_per_step(built()[1]) is None
+        assert keras_optimizers.product_per_step(built(keras.optimizers.Nadam())[1]) is not None
+        assert keras_optimizers.product_per_step(built()[1]) is None
 
     def test_a_wrapper_expects_the_weights_that_it_is_given(self):
         model = models.sequential()
         wrapper = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
         wrapper.build(model.trainable_variables)
         some = model.trainable_variables[2:]
-        internals.set_trained_of_wrapper(wrapper, some)
-        assert [id(v) for v in internals.trained_by(wrapper)] == [id(v) for v in some]
-        assert internals.index_of(wrapper, some[0]) == 0
+        keras_optimizers.set_trained_of_wrapper(wrapper, some)
+        assert [id(v) for v in keras_optimizers.trained_by(wrapper)] == [id(v) for v in some]
+        assert keras_optimizers.index_of(wrapper, some[0]) == 0
 
     @pytest.mark.parametrize("name", ["compile", "fit", "train_on_batch"])
     def test_every_model_inherits_from_the_owner(self, name):
@@ -279,9 +281,9 @@ class TestReplacing:
     def test_checkpoints_find_what_is_named_and_not_what_is_forgotten(self):
         _, optimizer = built()
         extra = models.variable([1.0])
-        internals.name_for_checkpoint(optimizer, extra, "extra")
+        keras_optimizers.name_for_checkpoint(optimizer, extra, "extra")
         assert optimizer._lookup_dependency("extra") is extra
-        internals.forget_for_checkpoint(optimizer, "extra")
+        keras_optimizers.forget_for_checkpoint(optimizer, "extra")
         assert optimizer._lookup_dependency("extra") is None
 
     @pytest.mark.tensorflow_only
@@ -319,8 +321,8 @@ def test_the_calls_of_a_layer_in_a_graph_hold_its_symbols():
 
 def test_the_schedule_of_an_optimizer():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
-    assert internals.schedule_of(keras.optimizers.SGD(schedule)) is schedule
-    assert internals.schedule_of(keras.optimizers.SGD(0.1)) is None
+    assert keras_optimizers.schedule_of(keras.optimizers.SGD(schedule)) is schedule
+    assert keras_optimizers.schedule_of(keras.optimizers.SGD(0.1)) is None
 
 
 class TestUpdating:
@@ -329,13 +331,13 @@ class TestUpdating:
         weights = model.trainable_variables
         before = [models.numpy(weight) for weight in weights]
         gradients = [models.tensor(np.ones(weight.shape)) for weight in weights]
-        if internals.updates_at_once(optimizer):
+        if keras_optimizers.updates_at_once(optimizer):
             import torch
 
             with torch.no_grad():
-                internals.update_group(optimizer, gradients, weights, 0.5)
+                keras_optimizers.update_group(optimizer, gradients, weights, 0.5)
         else:
-            internals.update_of_all(optimizer)(gradients, weights, 0.5)
+            keras_optimizers.update_of_all(optimizer)(gradients, weights, 0.5)
         for weight, old in zip(weights, before, strict=True):
             np.testing.assert_allclose(models.numpy(weight), old - 0.5, rtol=1e-6)
 
@@ -343,7 +345,7 @@ class TestUpdating:
         w, target = models.variable([3.0]), models.variable([1.0])
         optimizer = keras.optimizers.SGD(0.1)
         optimizer.build([w])
-        internals.pull_weights(optimizer, [w], [target], [models.tensor(0.25)])
+        keras_optimizers.pull_weights(optimizer, [w], [target], [models.tensor(0.25)])
         np.testing.assert_allclose(models.numpy(w), [2.5])
         np.testing.assert_allclose(models.numpy(target), [1.0])
 
