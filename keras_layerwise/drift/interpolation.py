@@ -16,7 +16,7 @@ from keras_layerwise.backend.frozen_layers import frozen_in_calls
 from keras_layerwise.drift import sources
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.errors import RuleError
-from keras_layerwise.model import selectors
+from keras_layerwise.model import interpolated, selectors
 from keras_layerwise.model.structure import Site, sites
 from keras_layerwise.storage import schema
 
@@ -32,8 +32,16 @@ class Interpolation:
         alpha: the share of the trained weights, by weight path.
     """
 
-    def __init__(self, chosen: Sequence[tuple[Site, float]], reference: Sequence[Array]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        asked: Any,
+        chosen: Sequence[tuple[Site, float]],
+        reference: Sequence[Array],
+    ) -> None:
         self.alpha = {site.path: alpha for site, alpha in chosen}
+        self._model = model
+        interpolated.hold(model, self, _said(asked))
         self._trained: list[tuple[Any, Array]] = []
         for (site, alpha), start in zip(chosen, reference, strict=True):
             trained = np.array(arrays.host(site.weight.value))
@@ -47,6 +55,7 @@ class Interpolation:
         while self._trained:
             weight, value = self._trained.pop()
             weight.assign(value)
+        interpolated.release(self._model, self)
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +69,8 @@ def interpolate(model: Any, reference: Any, alpha: Any) -> Interpolation:
 
     Weights between the pretrained and the fine-tuned ones often keep most of
     what both know. Moving averages are interpolated as well; see
-    `reestimate_averages` for an alternative.
+    `reestimate_averages` for an alternative. A record made while the model
+    holds them has α as ``training/interpolation``.
 
     Args:
         model: a built model with the trained weights.
@@ -97,7 +107,7 @@ def interpolate(model: Any, reference: Any, alpha: Any) -> Interpolation:
     """
     every = _weights_of(model)
     shares = _shares(alpha, every)
-    return Interpolation(shares, _values(reference, model, every))
+    return Interpolation(model, alpha, shares, _values(reference, model, every))
 
 
 @dataclass(frozen=True)
@@ -183,7 +193,7 @@ def interpolation_curve(
     bar = keras.utils.Progbar(len(wanted), unit_name="α") if verbose else None
     rows = []
     for alpha in wanted:
-        with Interpolation([(site, alpha) for site in every], values):
+        with Interpolation(model, alpha, [(site, alpha) for site in every], values):
             found = evaluate(model)
         results = found if isinstance(found, Mapping) else {"result": found}
         rows.append({"alpha": alpha, **{str(name): float(v) for name, v in results.items()}})
@@ -284,6 +294,13 @@ def _shares(alpha: Any, every: Sequence[Site]) -> list[tuple[Site, float]]:
         for position in picked:
             chosen.setdefault(position, share)
     return [(site, chosen.get(i, 1.0)) for i, site in enumerate(every)]
+
+
+def _said(alpha: Any) -> Any:
+    """Gives an accepted α as a record has it: a number, or numbers by selector."""
+    if isinstance(alpha, Mapping):
+        return {selectors.label(selector): float(share) for selector, share in alpha.items()}
+    return float(alpha)
 
 
 def _share(alpha: Any) -> float:

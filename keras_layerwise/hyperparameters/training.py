@@ -15,7 +15,7 @@ from keras_layerwise.hyperparameters import fit as fitting
 from keras_layerwise.hyperparameters.describe import describe, nested, parameters
 from keras_layerwise.hyperparameters.functions import code_of, is_own
 from keras_layerwise.hyperparameters.names import Names
-from keras_layerwise.model import selectors
+from keras_layerwise.model import interpolated, selectors
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
 from keras_layerwise.optimizer.plan import Plan
 from keras_layerwise.optimizer.setting import Setting
@@ -56,6 +56,8 @@ def training(
         for name, value in internals.compile_arguments(model).items():
             found[name] = describe(value)
         found["steps_per_execution"] = model.steps_per_execution
+    if shares := interpolated.shares(model):
+        found["interpolation"] = shares[0] if len(shares) == 1 else shares
     used = fitting.optimizers_of(model)
     # A model that trains with optimizers of its own does not use Keras's default one.
     members = {k: member for k, member in _own_optimizers(model).items() if member in used}

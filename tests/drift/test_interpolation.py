@@ -71,6 +71,30 @@ def test_predictions_are_those_of_the_weights_between_also_where_they_were_compi
         )
 
 
+def test_a_record_has_what_the_model_holds(tmp_path):
+    model, start, _ = trained()
+    x, y = models.data()
+    model.fit(x, y, verbose=0, callbacks=[kl.FreezeHyperparameters(tmp_path)])
+    held = kl.interpolate(model, start, {"body": 0.5, "head/kernel": 0.25})
+    second = kl.interpolate(model, start, 0.75)
+    assert kl.inventory(model)["training"]["interpolation"] == [
+        {"body": 0.5, "head/kernel": 0.25},
+        0.75,
+    ]
+    second.undo()
+    model.fit(x, y, verbose=0, callbacks=[kl.FreezeHyperparameters(tmp_path)])
+    (phase,) = kl.load_record(tmp_path).phases
+    assert {change["key"]: change["new"] for change in phase["changes"]} == {
+        "training/interpolation/body": 0.5,
+        "training/interpolation/head/kernel": 0.25,
+    }
+    held.undo()
+    assert "interpolation" not in kl.inventory(model)["training"]
+    with kl.interpolate(model, start, 1):
+        assert kl.inventory(model)["training"]["interpolation"] == 1.0
+    assert "interpolation" not in kl.inventory(model)["training"]
+
+
 def test_half_precision_is_computed_in_float32():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, dtype="float16")])
     model.set_weights([np.full((1, 1), 3.0), np.full(1, 1.0)])
