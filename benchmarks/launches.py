@@ -13,7 +13,12 @@ from typing import Any
 
 import keras
 
-FREE = frozenset({"Const", "Placeholder", "Identity", "NoOp", "parameter", "constant", "tuple"})
+FREE = frozenset(
+    {
+        *("Const", "Placeholder", "Identity", "NoOp"),
+        *("parameter", "constant", "tuple", "get-tuple-element"),
+    }
+)
 # "name = shape kind(operands)", where the shape of several results stands in parentheses.
 INSTRUCTION = re.compile(r" = (?:\(.*?\)|\S+) ([\w-]+)\(")
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_layerwise.backend import jax_updates
 from keras_layerwise.errors import RuleError
 from keras_layerwise.model import selectors, structure
 from keras_layerwise.model.structure import Site, Sites
@@ -366,7 +367,7 @@ class Plan:
         """
         dtype = multipliers.dtype
         learning_rate = ops.cast(learning_rate, dtype)
-        rates = ops.unstack(ops.multiply(multipliers, learning_rate), num=len(self.settings))
+        rates = jax_updates.part(ops.multiply(multipliers, learning_rate), len(self.settings))
         return tuple(
             ops.cast(rate_of(setting.rule, learning_rate, step), dtype)
             if setting.is_scheduled

@@ -1,0 +1,70 @@
+"""What XLA compiles of an update is as few programs as for the bare optimizer."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_layerwise import LayerwiseOptimizer
+from keras_layerwise.backend import jax_updates
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="programs that XLA compiles from JAX"
+)
+
+LAYERS = 70  # above what is parted at once
+
+
+def programs(optimizer):
+    """The different kernels of an update of equal layers, by their text without names."""
+    import jax
+
+    weights = [keras.Variable(np.ones((4, 4)), name=f"w{i}") for i in range(LAYERS)]
+    optimizer.build(weights)
+    given = [v.value for v in optimizer.variables], [v.value for v in weights]
+    made = jax.jit(optimizer.stateless_apply).lower(given[0], given[1], given[1]).compile()
+    bodies = re.findall(r"^%\S*fused\S* \(.*?\{\n(.*?)^\}", made.as_text(), re.DOTALL | re.M)
+    assert bodies
+    return {_without_names(body) for body in bodies}
+
+
+def _without_names(body):
+    bare = re.sub(r"(metadata|backend_config)=\{.*?\}+", "", body)
+    places = {}
+    return re.sub(r"%[\w.-]+", lambda m: f"%{places.setdefault(m[0], len(places))}", bare)
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "RMSprop"])
+def test_equal_layers_at_other_rates_are_one_program(name):
+    make = getattr(keras.optimizers, name)
+    rules = {f"w{i}": 0.5 + i / 100 for i in range(LAYERS)}
+    # One that makes the rates, and one for each part of them.
+    most = len(programs(make(1e-3))) + 3
+    assert len(programs(LayerwiseOptimizer(make(1e-3), rules))) <= most
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 130])
+def test_parts_are_the_elements_bit_for_bit(count):
+    import jax
+
+    values = np.random.default_rng(0).normal(size=count).astype("float32")
+    values[[0, -1]] = [np.nan, np.inf] if count > 1 else 0.1
+    found = jax.jit(lambda v: jax_updates.part(v, count))(values)
+    assert len(found) == count
+    np.testing.assert_array_equal(np.stack(found), values)
+
+
+def test_rates_can_be_differentiated_and_mapped():
+    import jax
+
+    def loss(vector):
+        return sum(i * x**2 for i, x in enumerate(jax_updates.part(vector, 70)))
+
+    values = np.linspace(0.1, 1, 70, dtype="float32")
+    expected = 2 * np.arange(70) * values
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(values), expected, rtol=1e-6)
+    several = np.stack([values, 2 * values])
+    found = jax.jit(jax.vmap(jax.grad(loss)))(several)
+    np.testing.assert_allclose(found, [expected, 2 * expected], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(loss))(values), expected, rtol=1e-6)
