@@ -56,6 +56,11 @@ def update_of(optimizer: Any) -> Callable[..., None] | None:
     return None if getattr(optimizer, "amsgrad", False) else found
 
 
+def is_shorter(optimizer: Any) -> bool:
+    """Tells whether the update takes fewer operations than Keras's own, at one rate as well."""
+    return update_of(optimizer) in (_adam, _adagrad)
+
+
 def decay(variables: Sequence[Any], rates: Rates, decays: Sequence[float]) -> None:
     """Decays w to w·(1 − λ·η), as Keras does on PyTorch, with a λ for each weight."""
     import torch

@@ -62,10 +62,11 @@ class LayerwiseOptimizer(Stepper):
             ``train_on_batch`` tell the optimizer theirs; give it to check the
             rules at once, and for training loops of your own.
         name: of this optimizer.
-        fused: on TensorFlow, update through its single kernels for SGD, Adam,
-            AdamW, RMSprop and Adagrad where they compute Keras's formula:
-            equal to a relative 1e-6 over 100 steps, and faster. Without it
-            the updates are Keras's own, bit for bit.
+        fused: update SGD, Adam, AdamW, RMSprop and Adagrad by TensorFlow's
+            single kernels, and SGD, Adam, AdamW and Adagrad on PyTorch, and
+            Adam and AdamW on JAX in fewer operations, where they compute
+            Keras's formula: equal to a relative 1e-6 over 100 steps, and
+            faster. Without it the updates are Keras's own, bit for bit.
 
     Raises:
         RuleError: for a rule that cannot hold; see

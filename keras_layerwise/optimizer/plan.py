@@ -367,7 +367,7 @@ class Plan:
         """
         dtype = multipliers.dtype
         learning_rate = ops.cast(learning_rate, dtype)
-        rates = jax_updates.part(ops.multiply(multipliers, learning_rate), len(self.settings))
+        rates = jax_updates.part(ops.multiply(multipliers, learning_rate), len(self.settings), step)
         return tuple(
             ops.cast(rate_of(setting.rule, learning_rate, step), dtype)
             if setting.is_scheduled

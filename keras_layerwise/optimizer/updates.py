@@ -140,7 +140,8 @@ class Updates:
             setting = self.plan.settings[place]
             key = (setting.rule.multiplier, setting.rule.learning_rate, setting.first_step)
             groups.setdefault(key, []).append(i)
-        if self.foreach and len(groups) > 1 and len({key[2] for key in groups}) == 1:
+        pays = len(groups) > 1 or foreach.is_shorter(self.optimizer)
+        if self.foreach and pays and len({key[2] for key in groups}) == 1:
             counting = self.counting_from(self.plan.settings[places[0]].first_step)
             rates = self._shared(places, learning_rate, variables[0].dtype)
             self.foreach(counting, places, grads, variables, rates)

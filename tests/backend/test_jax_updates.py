@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="programs that XLA compiles from JAX"
 )
 
-LAYERS = 70  # above what is parted at once
+LAYERS = 20
 
 
 def programs(optimizer):
@@ -39,18 +39,17 @@ def _without_names(body):
 def test_equal_layers_at_other_rates_are_one_program(name):
     make = getattr(keras.optimizers, name)
     rules = {f"w{i}": 0.5 + i / 100 for i in range(LAYERS)}
-    # One that makes the rates, and one for each part of them.
-    most = len(programs(make(1e-3))) + 3
+    most = len(programs(make(1e-3))) + 1  # one that multiplies the rates
     assert len(programs(LayerwiseOptimizer(make(1e-3), rules))) <= most
 
 
-@pytest.mark.parametrize("count", [1, 63, 64, 65, 130])
+@pytest.mark.parametrize("count", [1, 2, 130])
 def test_parts_are_the_elements_bit_for_bit(count):
     import jax
 
     values = np.random.default_rng(0).normal(size=count).astype("float32")
     values[[0, -1]] = [np.nan, np.inf] if count > 1 else 0.1
-    found = jax.jit(lambda v: jax_updates.part(v, count))(values)
+    found = jax.jit(lambda v, step: jax_updates.part(v, count, step))(values, 7)
     assert len(found) == count
     np.testing.assert_array_equal(np.stack(found), values)
 
@@ -58,11 +57,11 @@ def test_parts_are_the_elements_bit_for_bit(count):
 def test_rates_can_be_differentiated_and_mapped():
     import jax
 
-    def loss(vector):
-        return sum(i * x**2 for i, x in enumerate(jax_updates.part(vector, 70)))
+    def loss(vector, step=3):
+        return sum(i * x**2 for i, x in enumerate(jax_updates.part(vector, 7, step)))
 
-    values = np.linspace(0.1, 1, 70, dtype="float32")
-    expected = 2 * np.arange(70) * values
+    values = np.linspace(0.1, 1, 7, dtype="float32")
+    expected = 2 * np.arange(7) * values
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(values), expected, rtol=1e-6)
     several = np.stack([values, 2 * values])
     found = jax.jit(jax.vmap(jax.grad(loss)))(several)
