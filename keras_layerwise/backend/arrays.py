@@ -61,11 +61,28 @@ def view(variable: Any) -> npt.NDArray[Any]:
         import tensorflow as tf
 
         bfloat16 = variable.dtype == "bfloat16"
-        tensor = tf.convert_to_tensor(variable.value)
+        value = variable.value  # to convert a variable takes half as long again
+        is_plain = isinstance(value, tf.Variable)
+        tensor = value.value() if is_plain else tf.convert_to_tensor(value)
         return host(_of_tensorflow(tf.bitcast(tensor, tf.uint16) if bfloat16 else tensor, bfloat16))
     if keras.backend.backend() == "torch":
         return host(_of_torch(variable.value.detach()))
     return np.asarray(variable.value)
+
+
+def rows(variable: Any, step: int) -> npt.NDArray[Any]:
+    """Gives every `step`-th row of a weight; of a device, those rows alone are copied."""
+    value = variable.value
+    if keras.backend.backend() == "torch":
+        is_near = value.device.type == "cpu"
+    elif keras.backend.backend() == "jax":
+        is_near = all(device.platform == "cpu" for device in value.sharding.device_set)
+    else:
+        is_near = "CPU" in value.device
+    if is_near:
+        return view(variable)[::step]
+    found: npt.NDArray[Any] = keras.ops.convert_to_numpy(value[::step])
+    return found
 
 
 def copied(piece: Piece) -> Piece:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_layerwise.backend import arrays
@@ -260,11 +259,8 @@ def weights_digest(model: Any) -> int | None:
     try:
         for site in structure.sites(model):
             size = math.prod(site.weight.shape)
-            if size > _SAMPLE:  # of a device, the rows that are read alone are copied
-                step = max(1, min(site.weight.shape[0], size // _SAMPLE))
-                value = keras.ops.convert_to_numpy(site.weight.value[::step])
-            else:
-                value = arrays.view(site.weight)
+            step = min(site.weight.shape[0], size // _SAMPLE) if size > _SAMPLE else 0
+            value = arrays.rows(site.weight, step) if step else arrays.view(site.weight)
             read = np.ascontiguousarray(value).reshape(-1)
             digest = zlib.crc32(read.view(np.uint8).data, digest)
     except (RuntimeError, ValueError, TypeError):  # other processes hold parts of the weights
