@@ -191,17 +191,20 @@ def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
             f"{model.name!r} has no LoRA weights. Call `enable_lora(rank)` on the backbone or on "
             "layers before making the rules."
         )
-    others = Rules() if base is None else as_rules(base)
+    others = Rules() | ({} if base is None else as_rules(base))
     rate_of: dict[int, Rule] = {}
-    for selector, rule in others:
+    presets = list(others.presets)
+    for index, (selector, rule) in enumerate(others):
         if rule.multiplier is None and rule.learning_rate is None:
             continue
-        for position in selectors.select(selector, sites):
-            rate_of.setdefault(position, rule)
+        new = [i for i in selectors.select(selector, sites) if i not in rate_of]
+        rate_of.update(dict.fromkeys(new, rule))
+        # It has its effect below, although the rules below say it before it does.
+        presets[index] = presets[index] or ("lora_plus" if new else None)
     may_train = set(ever_trainable(sites))
     pairs: list[tuple[Any, Rule]] = []
     for given in dict.fromkeys(map(rate_of.get, range(len(sites)))):
-        taken = {id(s.weight) for i, s in enumerate(sites) if rate_of.get(i) is given}
+        taken = {id(s.weight) for i, s in enumerate(sites) if rate_of.get(i) == given}
         for name, asks, decay in (("B", _is_lora_b, None), ("1-D", _is_flat, 0.0)):
             settings = {**_times(given, ratio), "weight_decay": decay}
             label = f"LoRA+ {name}" + (f" of {given!r}" if given else "")
@@ -212,6 +215,7 @@ def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
             )
             if any(i in may_train for i in selectors.select(picked, sites)):
                 pairs.append((picked, Rule(**settings)))
+    others.presets = tuple(presets)
     return Rules(pairs, preset="lora_plus") | others
 
 

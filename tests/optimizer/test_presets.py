@@ -4,6 +4,8 @@ import itertools
 
 import keras
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keras_layerwise import (
     LayerwiseOptimizer,
@@ -227,6 +229,47 @@ def test_lora_plus_has_the_groups_of_peft():
     assert rates["d0/lora_kernel_a"] == rates["d2/kernel"] == 1.0
     assert {a.weight_decay for a in found if a.path.endswith("bias")} == {0.0}
     assert {a.weight_decay for a in found if "lora" in a.path} == {0.1}
+
+
+@pytest.mark.tensorflow_only
+def test_lora_plus_has_the_groups_of_peft_on_a_kerashub_network():
+    hub = pytest.importorskip("keras_hub").models
+    model = hub.BertBackbone(
+        vocabulary_size=40, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16,
+        max_sequence_length=12,
+    )  # fmt: skip
+    model.enable_lora(2)
+    optimizer = LayerwiseOptimizer("adamw", lora_plus(model, 16), model=model)
+    found = {id(w): a for w, a in zip(model.trainable_weights, optimizer.assignments, strict=True)}
+    assert sum(w.name == "lora_kernel_b" for w in model.trainable_weights) == 2 * 2
+    for weight in model.trainable_weights:
+        # In peft's network a bias by head is one vector.
+        of_b = weight.name in ("lora_kernel_b", "bias", "gamma", "beta")
+        assert found[id(weight)].multiplier == (16.0 if of_b else 1.0), weight.path
+    stay = {"query/bias": 3.0, "lora_kernel_b": 2.0}
+    rules = lora_plus(model, 4, base={f"*{name}": value for name, value in stay.items()})
+    optimizer = LayerwiseOptimizer("adamw", rules, model=model)
+    for weight, a in zip(model.trainable_weights, optimizer.assignments, strict=True):
+        if weight.name == "lora_kernel_b":
+            assert a.multiplier == 2.0 * 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.booleans(), min_size=3, max_size=3).filter(any),
+    st.dictionaries(st.sampled_from(["d0", "d1", "d2"]), st.floats(0.01, 10)),
+    st.floats(0.5, 64),
+)
+def test_lora_plus_multiplies_any_base_for_b_alone(with_lora, base, ratio):
+    model = dense_chain(3)
+    for layer, has in zip(model.layers, with_lora, strict=True):
+        if has:
+            layer.enable_lora(2)
+    found = LayerwiseOptimizer("sgd", lora_plus(model, ratio, base=base), model=model).assignments
+    for a in found:
+        plain = base.get(a.path.split("/")[0], 1.0)
+        factor = ratio if a.path.endswith(("_b", "bias")) else 1.0
+        assert a.multiplier == pytest.approx(plain * factor, rel=1e-6), a.path
 
 
 def test_lora_plus_takes_a_bias_by_head_for_a_bias():
