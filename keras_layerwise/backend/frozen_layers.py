@@ -15,6 +15,8 @@ from typing import Any
 
 import keras
 
+from keras_layerwise.backend.torch_backward import untraced
+
 # A context variable, because the replicas of a TensorFlow strategy run in threads of their own.
 _frozen: ContextVar[frozenset[int]] = ContextVar("frozen", default=frozenset())
 _MARK = "_keras_layerwise"
@@ -28,7 +30,7 @@ def freeze_in_calls(model: Any, layers: Callable[[], frozenset[int]]) -> None:
     if hasattr(vars(model).get("call"), _MARK):
         return
     _patch_flag()
-    original = model.call
+    original, layers = model.call, untraced(layers)
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:

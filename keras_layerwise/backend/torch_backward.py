@@ -7,8 +7,20 @@ loss can say which gradients are wanted. No parameter is changed for it.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import keras
+
+
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Has ``torch.compile`` call `function` as it is: it takes a weak reference for its object."""
+    if keras.backend.backend() != "torch":
+        return function
+    import torch
+
+    wrapped: Callable[..., Any] = torch.compiler.disable(function)
+    return wrapped
 
 
 def towards(loss: Any, parameters: Sequence[Any]) -> Any:

@@ -1,5 +1,7 @@
 """On PyTorch, what is frozen costs no gradient, and what is not frozen gets the same."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -68,3 +70,24 @@ def test_a_step_of_ones_own_may_go_on_computing_with_the_loss():
     head.grad = None
     (2 * loss).backward()
     np.testing.assert_allclose(head.grad, 2 * expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+@pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch compiles by a C++ compiler")
+def test_fit_where_pytorch_compiles_the_step():
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+
+    def trained(jit_compile):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(4, name=name) for name in ("frozen", "slow", "out")]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        rules = {"frozen": Rule(frozen=True), "slow": 0.1}
+        optimizer = LayerwiseOptimizer(keras.optimizers.Adam(0.01), rules)
+        model.compile(optimizer, "mse", jit_compile=jit_compile)
+        model.fit(x, x, epochs=2, batch_size=16, shuffle=False, verbose=0)
+        optimizer.unfreeze("frozen")
+        model.fit(x, x, batch_size=16, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for found, expected in zip(trained(True), trained(False), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
