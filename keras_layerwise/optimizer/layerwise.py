@@ -285,10 +285,17 @@ class LayerwiseOptimizer(Stepper):
             RuleError: where they were made for other weights.
         """
         if storing.ASSIGNMENT not in set(store.keys()) or not self.built:
-            problem = "it is not built yet" if not self.built else "no LayerwiseOptimizer stored it"
+            problem, remedy = "no LayerwiseOptimizer stored it", ""
+            if not self.built:
+                problem = "it is not built yet"
+                remedy = (
+                    " Its own rules hold, and decay_to='initial' pulls towards what the model has "
+                    "when it is built. To go on with what was stored, call "
+                    "optimizer.build(model.trainable_variables) before load_weights."
+                )
             self.state.check_initial(problem)
             warnings.warn(
-                f"The stored state is skipped for optimizer {self.name!r}: {problem}.",
+                f"The stored state is skipped for optimizer {self.name!r}: {problem}.{remedy}",
                 stacklevel=2,
             )
             return

@@ -125,6 +125,36 @@ def test_a_file_holds_what_the_weights_began_with(kind, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+def test_weights_loaded_before_the_optimizer_is_built_are_what_it_pulls_towards(tmp_path):
+    """Its warning says how to go on with what the file has instead."""
+    path = tmp_path / "m.weights.h5"
+    x, y = models.data()
+
+    def made():
+        model = models.sequential()
+        rules = {"*": Rule(weight_decay=0.5, decay_to="initial")}
+        model.compile(LayerwiseOptimizer(keras.optimizers.SGD(0.1), rules, model=model), "mse")
+        return model
+
+    def trained(model):
+        model.fit(x, y, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    model = made()
+    trained(model)
+    model.save_weights(path)
+    expected = trained(model)
+    again = made()
+    with pytest.warns(UserWarning, match="before load_weights"):
+        again.load_weights(path)
+    assert all((a != e).any() for a, e in zip(trained(again), expected, strict=True))
+    again = made()
+    again.optimizer.build(again.trainable_variables)  # as the warning says
+    again.load_weights(path)
+    for a, e in zip(trained(again), expected, strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
 def test_it_is_never_the_random_weights_of_the_model_that_loads(tmp_path):
     plain = models.sequential()
     plain.compile(keras.optimizers.Adam(0.02), "mse")
