@@ -132,8 +132,8 @@ def test_weights_loaded_before_the_optimizer_is_built_are_what_it_pulls_towards(
 
     def made():
         model = models.sequential()
-        rules = {"*": Rule(weight_decay=0.5, decay_to="initial")}
-        model.compile(LayerwiseOptimizer(keras.optimizers.SGD(0.1), rules, model=model), "mse")
+        rules = {"*": PULL}
+        model.compile(kl.LayerwiseOptimizer(keras.optimizers.SGD(0.1), rules, model=model), "mse")
         return model
 
     def trained(model):
