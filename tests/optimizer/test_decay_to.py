@@ -132,8 +132,8 @@ def test_weights_loaded_before_the_optimizer_is_built_are_what_it_pulls_towards(
 
     def made():
         model = models.sequential()
-        rules = {"*": PULL}
-        model.compile(kl.LayerwiseOptimizer(keras.optimizers.SGD(0.1), rules, model=model), "mse")
+        optimizer = kl.LayerwiseOptimizer(keras.optimizers.SGD(0.1), {"*": PULL}, model=model)
+        model.compile(optimizer, "mse")
         return model
 
     def trained(model):
