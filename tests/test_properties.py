@@ -897,6 +897,6 @@ def test_a_pickle_is_no_record_and_no_assignment(tmp_path):
     optimizer = LayerwiseOptimizer("sgd", {}, model=model)
     optimizer.build(model.trainable_variables)
     store = {"assignment": np.frombuffer(content, "uint8")}
-    with pytest.raises(ValueError, match="can't decode"):
+    with pytest.raises(RuleError, match="can't decode"):
         optimizer.load_own_variables(store)
     assert not (tmp_path / "ran").exists()

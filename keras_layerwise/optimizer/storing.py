@@ -73,7 +73,7 @@ def save(plan: Plan, state: Mapping[str, Any], store: Any) -> None:
 
 def stored_settings(store: Any) -> list[Setting]:
     """Reads the settings that `save` stored."""
-    return settings_from_text(np.asarray(store[ASSIGNMENT]).astype("uint8").tobytes().decode())
+    return settings_from_text(np.asarray(store[ASSIGNMENT]).astype("uint8").tobytes())
 
 
 def is_of_another_kind(store: Any, state: Mapping[str, Any], name: str) -> bool:
@@ -170,7 +170,7 @@ def settings_to_text(settings: Sequence[Setting]) -> str:
     return json.dumps([setting_to_json(setting) for setting in settings])
 
 
-def settings_from_text(text: str) -> list[Setting]:
+def settings_from_text(text: str | bytes) -> list[Setting]:
     """Reads `settings_to_text` back.
 
     Raises:
@@ -287,6 +287,6 @@ def checkpointed(plan: Plan, take_over: Any) -> Any:
             return settings_to_text(of_model(plan))
 
         def deserialize(self, string_value: bytes) -> None:
-            take_over(settings_from_text(bytes(string_value).decode()))
+            take_over(settings_from_text(bytes(string_value)))
 
     return State()

@@ -135,7 +135,10 @@ class Reader:
             found = {name: run for name, run in found.items() if name in names}
         found = {name: found[name] for name in sorted(found, key=_natural)}
         for run in found.values():
-            run.names = self._names(ctx, experiment, run)
+            try:
+                run.names = self._names(ctx, experiment, run)
+            except schema.SchemaError as error:  # which must not hide the other runs
+                run.problems.append(f"{schema.RECORD}: {error}")
         return found
 
     def run(self, ctx: Any, experiment: str, name: str) -> Run:
@@ -167,7 +170,12 @@ class Reader:
         found: dict[str, dict[str, Any]] = {}
         problems = []
         for source in sources:
-            for _, _, tensor in self._read(ctx, experiment, source, EVERYTHING):
+            try:
+                read = self._read(ctx, experiment, source, EVERYTHING)
+            except schema.SchemaError as error:
+                problems.append(str(error))
+                continue
+            for _, _, tensor in read:
                 for text in np.ravel(tensor):
                     try:
                         message = _mark(message_of(text))
@@ -332,16 +340,20 @@ class Reader:
     def _read(
         self, ctx: Any, experiment: str, source: Source, limit: int
     ) -> list[tuple[int, float, np.ndarray[Any, Any]]]:
-        data = self._provider.read_tensors(
-            ctx,
-            experiment_id=experiment,
-            plugin_name=schema.PLUGIN,
-            downsample=limit,
-            run_tag_filter=RunTagFilter(runs=[source.run], tags=[source.tag]),
-        )
-        return [
-            (d.step, d.wall_time, d.numpy) for d in data.get(source.run, {}).get(source.tag, [])
-        ]
+        try:
+            data = self._provider.read_tensors(
+                ctx,
+                experiment_id=experiment,
+                plugin_name=schema.PLUGIN,
+                downsample=limit,
+                run_tag_filter=RunTagFilter(runs=[source.run], tags=[source.tag]),
+            )
+            found = data.get(source.run, {}).get(source.tag, [])
+            return [(datum.step, datum.wall_time, datum.numpy) for datum in found]
+        except (TypeError, ValueError) as error:  # TensorBoard's, for a tensor that is none
+            raise schema.SchemaError(
+                f"{source.tag} of run {source.run!r} holds what is no tensor: {error}"
+            ) from error
 
 
 def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
