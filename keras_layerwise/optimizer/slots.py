@@ -79,6 +79,12 @@ class Slots:
             column[position] = kept
         self._show()
 
+    def renew_initial(self) -> None:
+        """Keeps the weights as they are now in the place of those kept already."""
+        for weight, kept in zip(self.weights, self.columns.get(INITIAL, ()), strict=False):
+            if kept is not None:
+                kept.assign(ops.copy(weight))
+
     def initial(self, position: int) -> Any:
         """Gives the variable that holds what a weight decays towards."""
         return self.columns[INITIAL][position]

@@ -128,8 +128,9 @@ class State:
             RuleError: where it was made for other weights.
         """
         stored = storing.stored_settings(store)
-        # Stored before its first step, there is nothing to take over.
-        if not stored:
+        if not storing.was_built(store):
+            # There is nothing to take over, and training begins with the file's weights.
+            self.slots.renew_initial()
             return
         if storing.is_of_another_kind(store, self.variables(), self.owner.name):
             self.check_initial("it was stored by another kind of optimizer")
@@ -151,8 +152,11 @@ class State:
 
     def restore(self, stored: Sequence[Setting]) -> None:
         """Takes over the settings of a checkpoint, which restores variables by their names."""
-        if self.updates is not None and stored:
-            self.plan.check_places(self._take_over(stored))
+        if self.updates is not None:
+            if not any(setting.has_slots for setting in stored):
+                self.check_initial("the checkpoint was written before the optimizer was built")
+            if stored:
+                self.plan.check_places(self._take_over(stored))
         elif stored:
             self.plan.expect(stored, in_place=True)
 

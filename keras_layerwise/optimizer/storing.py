@@ -76,6 +76,11 @@ def stored_settings(store: Any) -> list[Setting]:
     return settings_from_text(np.asarray(store[ASSIGNMENT]).astype("uint8").tobytes())
 
 
+def was_built(store: Any) -> bool:
+    """Tells whether the optimizer that `save` stored was built: it has multipliers then."""
+    return "multipliers" in set(store.keys())
+
+
 def is_of_another_kind(store: Any, state: Mapping[str, Any], name: str) -> bool:
     """Tells whether the stored state is of another kind of optimizer, which is then said."""
     kinds = {key.partition(".")[0] for key in set(store.keys()) - {ASSIGNMENT}}

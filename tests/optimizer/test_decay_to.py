@@ -155,6 +155,36 @@ def test_weights_loaded_before_the_optimizer_is_built_are_what_it_pulls_towards(
         np.testing.assert_array_equal(a, e)
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["alone", "given the model"])
+def test_a_file_from_before_training_pulls_to_the_weights_in_it(given, tmp_path):
+    model = models.sequential()
+    pretrained = [w + 1 for w in weights_of(model)]
+    model.set_weights(pretrained)
+    known = model if given else None
+    model.compile(kl.LayerwiseOptimizer(keras.optimizers.SGD(0.1), {"*": PULL}, model=known), "mse")
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    fit(again, epochs=1)
+    state = kl.optimizer_of(again).state
+    for i, path in enumerate(a.path for a in again.optimizer.assignments):
+        expected = next(
+            w for w, v in zip(pretrained, again.weights, strict=True) if v.path.endswith(path)
+        )
+        np.testing.assert_array_equal(numpy(state.slots.initial(i)), expected)
+
+
+@pytest.mark.tensorflow_only
+def test_a_checkpoint_from_before_training_cannot_say_what_it_pulls_to(tmp_path):
+    import tensorflow as tf
+
+    model = pulled()
+    path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(str(tmp_path / "c"))
+    again = pulled()
+    again.optimizer.build(again.trainable_variables)
+    with pytest.raises(kl.RuleError, match="before the optimizer was built"):
+        tf.train.Checkpoint(model=again, optimizer=again.optimizer).restore(path)
+
+
 def test_it_is_never_the_random_weights_of_the_model_that_loads(tmp_path):
     plain = models.sequential()
     plain.compile(keras.optimizers.Adam(0.02), "mse")
