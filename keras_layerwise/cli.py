@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status, lines = _COMMANDS[options.command](options)
     except (RecordError, sweep.UnknownKeyError) as error:
-        return _write([f"keras-layerwise: {error}"], NO_RUN, sys.stderr)
-    return _write(lines, status, sys.stdout)
+        status, lines = NO_RUN, [f"keras-layerwise: {error}"]
+    return _write(lines, status, sys.stderr if status == NO_RUN else sys.stdout)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,7 +131,10 @@ def _list(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
 
 def _outline(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
     # By name, so that nothing here imports Keras before it is asked for.
-    saving = importlib.import_module("keras.saving")
+    try:
+        saving = importlib.import_module("keras.saving")
+    except (ImportError, ValueError) as error:  # Keras has no backend: the note says what to do
+        return NO_RUN, [f"keras-layerwise: {error}", *getattr(error, "__notes__", ())]
     outline = importlib.import_module("keras_layerwise.model.outline").outline
     try:
         model = saving.load_model(options.file, compile=False)

@@ -1,5 +1,9 @@
 """What is done once, as soon as this package and Keras are both loaded."""
 
+import warnings
+
+from keras_layerwise import registration
+from keras_layerwise.backend import internals
 from keras_layerwise.callbacks import fit_hook
 from keras_layerwise.optimizer import (
     attachment,
@@ -8,3 +12,6 @@ from keras_layerwise.optimizer import (
 
 attachment.install()  # before the hook on fit, which goes around what it finds
 fit_hook.install()
+
+if internals.backend() not in registration.BACKENDS:  # Keras itself does not train there
+    warnings.warn(registration.advice(internals.backend()), stacklevel=2)

@@ -9,9 +9,12 @@ import contextlib
 import importlib
 import importlib.abc
 import importlib.util
+import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -44,7 +47,9 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
                     execute(keras)
                 except (ImportError, ValueError) as error:
                     sys.meta_path.insert(0, self)  # for the next attempt
-                    error.add_note(_advice(error))
+                    asked = _asked()
+                    if asked not in BACKENDS or not importlib.util.find_spec(asked):
+                        error.add_note(advice(asked))
                     raise
                 _import(self.module)
 
@@ -52,20 +57,29 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _advice(error: ImportError | ValueError) -> str:
-    """Tells what to install or to set where Keras cannot load its backend."""
+def advice(backend: str) -> str:
+    """Tells what to install or to set where Keras has a backend that is missing or not known."""
     installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
-    missing = (getattr(error, "name", None) or "").partition(".")[0]
-    if missing in BACKENDS and missing not in installed:
-        advice = f"Keras's backend {missing!r} is not installed. Install it: "
-        advice += f"pip install 'keras-layerwise[{missing}]'."
+    if backend in BACKENDS:
+        text = f"Keras's backend {backend!r} is not installed. Install it: "
+        text += f"pip install 'keras-layerwise[{backend}]'."
     else:
-        advice = "Keras cannot load the backend that KERAS_BACKEND or its keras.json names. "
-        advice += f"keras-layerwise works with {', '.join(BACKENDS)}: "
-        advice += f"pip install 'keras-layerwise[{BACKENDS[0]}]' (or another of the three)."
+        text = f"Keras's backend is {backend!r}; keras-layerwise works with {', '.join(BACKENDS)}: "
+        text += f"pip install 'keras-layerwise[{BACKENDS[0]}]' (or another of the three)."
     if installed:
-        advice += f" Or use what is installed: set KERAS_BACKEND to {' or '.join(installed)}."
-    return advice
+        text += f" Or use what is installed: set KERAS_BACKEND to {' or '.join(installed)}."
+    return text
+
+
+def _asked() -> str:
+    """Gives the backend that Keras goes by: the environment's, else its file's."""
+    if name := os.environ.get("KERAS_BACKEND"):
+        return name
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    try:
+        return str(json.loads((home / "keras.json").read_text())["backend"])
+    except (OSError, ValueError, KeyError, TypeError):  # as in Keras: none, or no such file
+        return BACKENDS[0]
 
 
 def _import(module: str) -> None:

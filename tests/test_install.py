@@ -47,8 +47,31 @@ def test_a_missing_backend_names_the_extra(backend, use):
 
 def test_an_unknown_backend_is_told_which_there_are():
     stderr = failure("theano", "import keras_layerwise, keras")
+    assert "Keras's backend is 'theano'" in stderr
     assert "works with tensorflow, jax, torch" in stderr
     assert f"set KERAS_BACKEND to {keras.backend.backend()}" in stderr
+
+
+def test_the_backend_of_keras_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "keras.json").write_text('{"backend": "theano"}')
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert "Keras's backend is 'theano'" in failure("", "import keras_layerwise, keras")
+
+
+def test_a_backend_that_keras_has_and_this_package_has_not_is_told_too():
+    """Keras's backend of NumPy alone asks for JAX, which need not be installed."""
+    code = "import keras, warnings; keras.backend.backend = lambda: 'numpy'\n"
+    code += "warnings.simplefilter('error'); import keras_layerwise"
+    stderr = failure(keras.backend.backend(), code)
+    assert "UserWarning: Keras's backend is 'numpy'; keras-layerwise works with" in stderr
+
+
+def test_where_the_backend_is_there_another_error_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "keras.json").write_text('{"floatx": "float7"}')
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    stderr = failure(keras.backend.backend(), "import keras_layerwise, keras")
+    assert "floatx=float7" in stderr
+    assert "pip install" not in stderr
 
 
 def test_a_second_attempt_says_it_again():

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from rich.cells import cell_len
@@ -61,6 +62,37 @@ def test_what_is_no_run_is_status_2(runs, capsys, command):
     shown = capsys.readouterr()
     assert "is no run" in shown.err
     assert not shown.out
+
+
+class TestOutline:
+    def test_it_shows_the_parts_of_a_saved_model(self, tmp_path, capsys):
+        blocks = [keras.layers.Dense(2, name=f"block_{i}") for i in range(3)]
+        model = keras.Sequential([keras.Input((2,)), *blocks, keras.layers.Dense(1, name="head")])
+        model.save(tmp_path / "a.keras")
+        assert cli.main(["outline", str(tmp_path / "a.keras"), "--block", r"block_(\d)"]) == 0
+        assert capsys.readouterr().out.rstrip() == str(
+            keras_layerwise.outline(model, r"block_(\d)")
+        )
+
+    def test_what_is_no_model_is_status_2(self, tmp_path, capsys):
+        assert cli.main(["outline", str(tmp_path / "none.keras")]) == 2
+        shown = capsys.readouterr()
+        assert "none.keras" in shown.err
+        assert not shown.out
+
+    def test_without_a_backend_it_says_what_to_install(self):
+        code = "import sys; sys.modules['jax'] = None; import keras_layerwise.cli as cli; "
+        code += "sys.exit(cli.main(['outline', 'a.keras']))"
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"KERAS_BACKEND": "jax"},
+            cwd=Path(keras_layerwise.__file__).parents[1],
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 2
+        assert "pip install 'keras-layerwise[jax]'" in run.stderr
+        assert "Traceback" not in run.stderr
 
 
 def test_show_has_the_record_and_says_what_cannot_be_repeated(runs, capsys):
