@@ -23,7 +23,7 @@ VERSIONLESS = storage/test_fuzz.py storage/test_power.py \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test properties fuzz walk bench bench-quick check docs notebook coverage test-tensorflow test-jax test-torch test-oldest test-oldest-jax test-oldest-torch test-wheel format clean
+.PHONY: help demo test properties fuzz walk bench bench-quick check docs notebook coverage test-tensorflow test-jax test-torch test-oldest test-oldest-jax test-oldest-torch test-wheel environments format clean
 
 help:
 	@echo "make demo          learn five new digits from few examples, and see what is kept (under three minutes)"
@@ -103,12 +103,12 @@ test-wheel: .venv/dev.stamp
 
 test-wheel-torch: BACKEND = $(TORCH)
 test-wheel-%:
-	$(PYTHON) -m venv --clear .venv-wheel
-	$(if $(BACKEND),.venv-wheel/bin/python -m pip install -q "$(BACKEND)")
-	.venv-wheel/bin/python -m pip install -q "$$(echo dist/*.whl)[$*]"
-	KERAS_BACKEND=$* .venv-wheel/bin/python .ci/check_wheel.py
-	.venv-wheel/bin/keras-layerwise --help
-	rm -rf .venv-wheel
+	$(PYTHON) -m venv --clear .venv-wheel-$*
+	$(if $(BACKEND),.venv-wheel-$*/bin/python -m pip install -q "$(BACKEND)")
+	.venv-wheel-$*/bin/python -m pip install -q "$$(echo dist/*.whl)[$*]"
+	KERAS_BACKEND=$* .venv-wheel-$*/bin/python .ci/check_wheel.py
+	.venv-wheel-$*/bin/keras-layerwise --help
+	rm -rf .venv-wheel-$*
 
 docs: .venv/dev.stamp
 	.venv/bin/mkdocs build --strict
@@ -121,7 +121,10 @@ format: .venv/dev.stamp
 	.venv/bin/ruff format .
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-oldest-jax .venv-oldest-torch .venv-wheel build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-oldest-jax .venv-oldest-torch .venv-wheel-* build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# What CI tests in: an install is one process, so -j2 keeps two cores busy.
+environments: .venv/dev.stamp .venv-jax/stamp .venv-torch/stamp .venv-oldest/stamp
 
 # demo.stamp has what the demonstration needs, dev.stamp all that developing does.
 .venv/%.stamp: pyproject.toml
