@@ -65,21 +65,29 @@ wheels() {
 }
 
 install() {
-    local part names=(keras tensorboard rich h5py)
+    local part names=(keras tensorboard rich h5py) tensorflow=tensorflow
     for part in $(find "$WHEELS" -name '*.part-00'); do
         cat "${part%00}"* > "${part%.part-00}"
     done
-    # The TensorFlow that is carried, if it is.
-    if compgen -G "$WHEELS/tensorflow-*.whl" > /dev/null; then names+=(tensorflow); fi
     "$PYTHON" -m pip install -q --no-index --find-links "$WHEELS" "${names[@]}"
+    # TensorFlow, if it is carried, goes to a folder: its CUDA must not replace PyTorch's.
+    if compgen -G "$WHEELS/tensorflow-*.whl" > /dev/null; then
+        if compgen -G "$WHEELS/nvidia_*.whl" > /dev/null; then tensorflow='tensorflow[and-cuda]'; fi
+        "$PYTHON" -m pip install -q --no-index --find-links "$WHEELS" --upgrade \
+            --target "$WHEELS/tensorflow" "${names[@]}" "$tensorflow"
+    fi
 }
 
 measure() {
-    local name backend seconds cases failed=()
+    local name backend seconds cases path failed=()
     for name in "$@"; do
         read -r _ backend seconds cases < <(chunks | grep "^$name ") ||
             { echo "no chunk $name; the chunks are: $(chunks | cut -d' ' -f1 | xargs)"; exit 2; }
-        if ! "$PYTHON" -c "import $backend" 2> /dev/null; then
+        path=${PYTHONPATH:-}
+        if [ "$backend" = tensorflow ] && [ -d "$WHEELS/tensorflow" ]; then
+            path=$(realpath "$WHEELS/tensorflow")${path:+:$path}
+        fi
+        if ! PYTHONPATH=$path "$PYTHON" -c "import $backend" 2> /dev/null; then
             echo "$name: $backend is not installed; left out"
             continue
         fi
@@ -87,7 +95,7 @@ measure() {
         local options=(--seconds "$seconds")
         if [ -n "${SMALL:-}" ]; then options=(--seconds 0.2 --small --output "$OUT"); fi
         # Each chunk has the whole device: what another framework reserves is not there.
-        KERAS_BACKEND=$backend XLA_PYTHON_CLIENT_PREALLOCATE=false \
+        KERAS_BACKEND=$backend PYTHONPATH=$path XLA_PYTHON_CLIENT_PREALLOCATE=false \
             TF_FORCE_GPU_ALLOW_GROWTH=true PYTHONUNBUFFERED=1 \
             timeout 590 "$PYTHON" -m benchmarks "${options[@]}" "${cases[@]}" || failed+=("$name")
         if [ -n "${OUT:-}" ] && [ -z "${SMALL:-}" ]; then cp benchmarks/results/*.json "$OUT"; fi
