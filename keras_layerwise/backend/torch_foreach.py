@@ -66,13 +66,13 @@ def decay(variables: Sequence[Any], rates: Rates, decays: Sequence[float]) -> No
     import torch
 
     values = [v.value for v in variables]
+    factors = [factor * decay for factor, decay in zip(rates.factors, decays, strict=True)]
+    decayed = replace(rates, factors=factors)
     with torch.no_grad():
         if _launches(values):
-            own = [factor * decay for factor, decay in zip(rates.factors, decays, strict=True)]
-            _subtract_products(values, values, replace(rates, factors=own))
+            _subtract_products(values, values, decayed)
         else:
-            factors = 1 - rates.each * rates.value.new_tensor(decays)
-            torch._foreach_mul_(values, factors.unbind())
+            torch._foreach_mul_(values, (1 - decayed.each).unbind())
 
 
 def _launches(values: Sequence[Any]) -> bool:
