@@ -126,7 +126,7 @@ def test_what_is_no_ratio_has_a_table_of_its_own():
 
 
 def test_the_page_gets_the_headlines_between_its_markers():
-    cases = {"a": result(), "b": result(title="a detail", headline=False)}
+    cases = {"a": result(), "b": result(title="a detail", headline=False, target=None)}
     record = {"tensorflow": {"machine": ABOUT, "cases": cases}}
     text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
     written = report.page(text, {"cpu": record})
@@ -151,6 +151,14 @@ def test_the_page_and_the_tables_are_those_of_the_results():
     assert page == report.page(page, records)
     for name in re.findall(r"!\[.*\]\(figures/(.*)\)", page):
         assert (machine.ROOT / "docs" / "figures" / name).exists()
+    for curve in (*report.QUANTITIES, "sweep"):
+        assert f"/tensorflow-{curve}.svg" in page
+
+
+def test_the_page_says_what_was_missed_by_cases_without_a_row():
+    cases = {"a": result(target=None), "b": result(title="a detail", headline=False)}
+    record = {"tensorflow": {"machine": ABOUT, "cases": cases}}
+    assert "missed: a detail" in report.page(f"{report.BEGIN}{report.END}", {"cpu": record})
 
 
 def test_a_point_of_the_sweep_is_held_by_the_lower_end_of_its_interval():
