@@ -64,8 +64,8 @@ def fused_update(optimizer: Any) -> Update | None:
 class Step:
     """What all updates of one step share, computed by the first weight that asks."""
 
-    def __init__(self, updates: "Updates", variables: Sequence[Any]) -> None:
-        self.updates, self.variables = updates, variables
+    def __init__(self, updates: "Updates", grads: Sequence[Any], variables: Sequence[Any]) -> None:
+        self.updates, self.grads, self.variables = updates, grads, variables
 
     @cached_property
     def rates(self) -> tuple[Any, ...]:
@@ -109,7 +109,7 @@ class Updates:
         self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
     ) -> None:
         """Updates `variables`, each at its own rate."""
-        self.step = Step(self, variables)
+        self.step = Step(self, grads, variables)
         try:
             self.of_all(grads, variables, learning_rate)
         finally:
@@ -121,7 +121,9 @@ class Updates:
         first_step = self.plan.settings[position].first_step
         values = None
         if self.step is not None:
-            learning_rate = self.step.rates[position]
+            learning_rate = jax_updates.known_after(
+                self.step.rates[position], self.step.grads[0], variable
+            )
             key = (first_step, keras.backend.standardize_dtype(variable.dtype))
             values = self.step.shared.get(key)
         if self.fused and values is not None and self.fused.takes(variable, gradient):

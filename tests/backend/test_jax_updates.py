@@ -67,3 +67,43 @@ def test_rates_can_be_differentiated_and_mapped():
     found = jax.jit(jax.vmap(jax.grad(loss)))(several)
     np.testing.assert_allclose(found, [expected, 2 * expected], rtol=1e-6)
     np.testing.assert_allclose(jax.jit(jax.jacfwd(loss))(values), expected, rtol=1e-6)
+
+
+def copies(optimizer, width):
+    """How many weights the step of three equal layers copies."""
+    import jax
+
+    layers = [keras.layers.Dense(width, use_bias=False) for _ in range(3)]
+    model = keras.Sequential([keras.Input((width,)), *layers])
+    model.compile(optimizer, loss="mse")
+    data = np.ones((2, width), "float32"), np.ones((2, width), "float32")
+    model._symbolic_build(data_batch=data)
+    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+    state = model._get_jax_state(**{f"{kind}_variables": True for kind in kinds})
+    step = jax.jit(model.train_step, donate_argnums=0).lower(state, data).compile()
+    return len(re.findall(rf"= f32\[{width},{width}\]\S* copy\(", step.as_text()))
+
+
+def test_large_weights_are_not_copied_for_the_gradients_that_read_them():
+    import jax
+
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        pytest.skip("XLA copies them on a single processor")
+    make = keras.optimizers.Adam
+    assert copies(make(), 256) == 2  # all but the first layer's, which no gradient reads
+    assert copies(LayerwiseOptimizer(make(), {"*": 0.5}), 256) == 0
+    assert copies(LayerwiseOptimizer(make(), {"*": 0.5}), 16) == copies(make(), 16)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("value", [0.0, -1.5, np.nan, np.inf])
+def test_a_rate_is_the_same_whatever_the_gradient_is(dtype, value):
+    import jax
+
+    weight = keras.Variable(np.ones((256, 256)), dtype=dtype)
+    gradient = jax.numpy.full((3, 2), value, dtype)
+    rate = np.float32(0.1)
+    found = jax.jit(lambda r, g: jax_updates.known_after(r, g, weight))(rate, gradient)
+    assert found == rate
+    slope = jax.jit(jax.grad(lambda r: jax_updates.known_after(r, gradient, weight)))(rate)
+    assert slope == 1
