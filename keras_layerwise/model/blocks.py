@@ -106,6 +106,7 @@ def by_names(vertices: Sequence[Vertex]) -> Blocks | None:
         OutOfOrderError: where the names do not agree with the graph.
     """
     templates = _templates(vertices)
+    templates = {key: u for key, u in templates.items() if not _are_outputs(vertices, u)}
     strong = {
         key: units
         for key, units in templates.items()
@@ -213,6 +214,23 @@ def _prefixes(vertex: Vertex) -> Iterator[tuple[str, str]]:
         base += layer.name + "/"
 
 
+def _are_outputs(vertices: Sequence[Vertex], units: Units) -> bool:
+    """Tells whether several units beside each other make the outputs, as numbered heads do."""
+    if len(units) < 2:
+        return False
+    members: set[int] = set().union(*units.values())
+    follows = set(members)
+    for i in range(min(members), len(vertices)):
+        if vertices[i].parents & follows:
+            if vertices[i].layers and i not in members:
+                return False
+            follows.add(i)
+    before = before_each(vertices, units)
+    return not any(
+        before[i] & ~(1 << bit) for bit, found in enumerate(units.values()) for i in found
+    )
+
+
 def _is_strong(vertices: Sequence[Vertex], units: Units) -> bool:
     """Tells whether most units have two layers with kernels, or one and a join."""
     strong = 0
@@ -273,8 +291,30 @@ def _interleaved(vertices: Sequence[Vertex], templates: dict[str, Units]) -> dic
             path: set().union(*(list(units.values())[k] for units in same))
             for k, path in enumerate(same[0])
         }
-        return {"": merged}
+        if _are_in_line(vertices, merged):
+            return {"": merged}
     return {}
+
+
+def _are_in_line(vertices: Sequence[Vertex], units: Units) -> bool:
+    """Tells whether data passes within each unit, and from one to the next.
+
+    It does not within a unit that takes a layer of each of two towers.
+    """
+    above: list[int] = []
+    for vertex in vertices:
+        found = 0
+        for parent in vertex.parents:
+            found |= above[parent] | 1 << parent
+        above.append(found)
+    try:
+        in_order(vertices, units)
+    except OutOfOrderError:
+        return False
+    return all(
+        all(above[max(members)] >> i & 1 for i in members - {max(members)})
+        for members in units.values()
+    )
 
 
 def _refined(vertices: Sequence[Vertex], key: str, strong: dict[str, Units]) -> dict[str, Units]:

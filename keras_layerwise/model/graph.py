@@ -32,6 +32,7 @@ class Vertex:
         kernels: how many layers in it have a kernel.
         joins: whether it takes several tensors together.
         enlarges: whether it makes images, or sequences, larger.
+        is_mask: whether it gives only masks: tensors of true and false.
         is_placed: whether its place among its neighbours is known.
     """
 
@@ -41,6 +42,7 @@ class Vertex:
     kernels: int = 0
     joins: bool = False
     enlarges: bool = False
+    is_mask: bool = False
     is_placed: bool = True
 
     @property
@@ -70,7 +72,12 @@ class _Builder:
         self.calls: dict[int, list[list[int]]] = {}
 
     def add(
-        self, chain: tuple[Any, ...], parents: set[int], count: int, enlarges: bool = False
+        self,
+        chain: tuple[Any, ...],
+        parents: set[int],
+        count: int,
+        enlarges: bool = False,
+        is_mask: bool = False,
     ) -> int:
         layer = chain[-1]
         is_layer = isinstance(layer, keras.Layer)
@@ -82,6 +89,7 @@ class _Builder:
                 kernels=kinds.kernels_in(layer) if is_layer else 0,
                 joins=count > 1 and _JOINS.search(type(layer).__name__.lower()) is not None,
                 enlarges=enlarges,
+                is_mask=is_mask,
             )
         )
         return len(self.vertices) - 1
@@ -121,7 +129,8 @@ class _Builder:
         distinct = len({frozenset(source) for source in taken})
         shapes = ([tuple(t.shape) for t in found] for found in (node.input_tensors, node.outputs))
         enlarges = kinds.enlarges(layer, *shapes)
-        position = self.add((*chain, layer), parents, distinct, enlarges)
+        is_mask = all(tensor.dtype == "bool" for tensor in node.outputs)
+        position = self.add((*chain, layer), parents, distinct, enlarges, is_mask)
         if layer.__class__.__name__ != "InputLayer":
             self.calls.setdefault(id(layer), []).append([position])
         return [{position}] * len(node.outputs)

@@ -79,7 +79,8 @@ def enlarges(operation: Any, taken: Sequence[Any], made: Sequence[Any]) -> bool:
     if len(before) != len(after):
         return False
     if None not in (*before, *after):
-        return bool(math.prod(after) * 2 >= math.prod(before) * 3)
+        is_permuted = sorted(map(str, taken[0])) == sorted(map(str, made[0]))
+        return bool(math.prod(after) * 2 >= math.prod(before) * 3) and not is_permuted
     if _ENLARGES.search(type(operation).__name__) is None:
         return False
     return "Transpose" not in type(operation).__name__ or bool(max(operation.strides) > 1)

@@ -9,12 +9,19 @@ import keras
 
 from keras_layerwise.backend.internals import own_weights
 from keras_layerwise.errors import RuleError
-from keras_layerwise.model import blocks, graph, kinds, patterns, selectors, stretches, ways
+from keras_layerwise.model import (
+    blocks,
+    graph,
+    heads,
+    kinds,
+    patterns,
+    selectors,
+    stretches,
+    ways,
+)
 from keras_layerwise.model.blocks import ADVICE, Blocks, OutOfOrderError, listed
 from keras_layerwise.model.graph import Vertex
 from keras_layerwise.model.structure import Sites
-
-_HEAD = re.compile("head|logits|predictions|classifier")
 
 
 @dataclass
@@ -157,37 +164,36 @@ def _by_itself(vertices: list[Vertex]) -> Blocks:
     scope = _scope(vertices)
     inside = [i for i, vertex in enumerate(vertices) if vertex.chain[: len(scope)] == scope]
     is_last = not set(weighted) - set(inside) or max(weighted) == max(set(inside) & set(weighted))
-    heads = _heads(vertices, inside, scope) if is_last else set()
-    return stretches.by_stretches(vertices, inside, heads)
+    ends = heads.in_scope(vertices, inside, scope) if is_last else set()
+    whole = heads.whole(vertices, ends, scope, set())
+    if blocks.kernels_of(vertices, whole) * 2 < blocks.kernels_of(vertices, set(inside) - whole):
+        ends = whole
+    return stretches.by_stretches(vertices, inside, ends)
 
 
 def _scope(vertices: Sequence[Vertex]) -> tuple[Any, ...]:
-    """Gives the layers down to the innermost model that holds more than half of the kernels."""
+    """Gives the layers down to the innermost model that holds more than half of the kernels.
+
+    Not down to an encoder before a decoder that has more than half of its kernels.
+    """
     scope: tuple[Any, ...] = vertices[0].chain[:1]
     total = sum(vertex.kernels for vertex in vertices)
     while True:
         held: dict[int, int] = {}
         chains = {}
+        enlarging: set[int] = set()
         for vertex in vertices:
             if len(vertex.chain) > len(scope) + 1 and vertex.chain[: len(scope)] == scope:
                 key = id(vertex.chain[len(scope)])
+                enlarging |= {key} if vertex.enlarges else set()
                 held[key] = held.get(key, 0) + vertex.kernels
                 chains[key] = vertex.chain[: len(scope) + 1]
         most = max(held, key=held.__getitem__, default=None)
         if most is None or held[most] * 2 <= total:
             return scope
+        if any(held[key] * 2 > held[most] for key in enlarging - {most}):
+            return scope
         scope = chains[most]
-
-
-def _heads(vertices: Sequence[Vertex], inside: Sequence[int], scope: Sequence[Any]) -> set[int]:
-    """Finds what makes the outputs; in a backbone of KerasHub only what is named a head."""
-    heads = stretches.outputs_of(vertices, inside)
-    is_backbone = any(
-        base.__name__ == "Backbone" and base.__module__.startswith("keras_hub")
-        for layer in scope
-        for base in type(layer).__mro__
-    )
-    return {i for i in heads if not is_backbone or _HEAD.search(vertices[i].layer.name)}
 
 
 # Ranks.
@@ -208,10 +214,11 @@ def _ranks(
     scope = blocks.holder(vertices, found.units) if found.units else vertices[0].chain[:1]
     outer = {i for i, v in enumerate(vertices) if v.chain[: len(scope)] != scope}
     has_outer_head = any(vertices[i].layers and not after[i] for i in outer) and bool(count)
-    heads: set[int] = set()
+    ends: set[int] = set()
     if not given.head and not has_outer_head:
-        heads = _heads(vertices, range(len(vertices)), scope)
-        heads = {i for i in heads if i not in block_of and not after[i]}
+        ends = heads.in_scope(vertices, range(len(vertices)), scope)
+        ends = heads.whole(vertices, ends, scope, set(block_of))
+        ends = {i for i in ends if i not in block_of and not after[i]}
     children = ways.children(vertices)
     ranks, lost = [], []
     for i, vertex in enumerate(vertices):
@@ -220,7 +227,7 @@ def _ranks(
             rank = block_of[i] + 1
         elif said == {"stem"}:
             rank = 0
-        elif said == {"head"} or i in heads:
+        elif said == {"head"} or i in ends:
             rank = head
         elif not vertex.is_placed:
             lost.append(i)
@@ -254,7 +261,7 @@ def _ranks(
         v.path for v, rank in zip(vertices, ranks, strict=True) if rank == neck and v.kernels
     ]
     hint = ""
-    if between and not given.head and heads:
+    if between and not given.head and ends:
         hint = (
             f"Between the last block and the output: {listed(between, 4)}. To have them in the "
             "head, pass head=[...] with them and the last layer."

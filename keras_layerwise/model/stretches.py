@@ -10,7 +10,6 @@ below them; without these arcs the network is a chain with points.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 
@@ -23,6 +22,7 @@ from keras_layerwise.model.graph import Vertex
 # holds blocks that are not seen.
 _MOST_IN_ONE_LAYER = 12
 _DEEPEST_STRETCH = 3
+_PRODUCTS = re.compile("Matmul|Einsum|Dot")
 
 
 @dataclass
@@ -45,11 +45,20 @@ def by_stretches(vertices: Sequence[Vertex], inside: Sequence[int], heads: set[i
         RuleError: where the graph does not tell.
     """
     carries = _carriers(vertices)
-    chosen = [i for i in inside if i not in heads and carries[i]]
+    ended = _and_after(vertices, heads)  # as the softmax after the last layer
+    chosen = [i for i in inside if i not in ended and carries[i]]
     around = _arcs_around(vertices, carries)
     is_chain = _leads_on(vertices, around)
-    pieces = _pieces(vertices, chosen, heads, around if is_chain else set())
-    _check(vertices, pieces, heads, set() if is_chain else {child for _, child in around})
+    without = around if is_chain else set()
+    opening = _sum_with_input(vertices, carries, chosen)
+    pieces, rest = _pieces(vertices, chosen, heads, without, opening)
+    trunk, last = _trunk(vertices, chosen, rest, heads)
+    if trunk:
+        found, beyond = _pieces(vertices, trunk, last, without, opening)
+        has_more = sum(p.has_branches for p in found) > sum(p.has_branches for p in pieces)
+        if has_more or _depth(vertices, rest) > _DEEPEST_STRETCH:
+            pieces, rest = found, beyond
+    _check(vertices, pieces, rest, heads, set() if is_chain else {child for _, child in around})
     branching = [piece for piece in pieces if piece.has_branches]
     held = sum(piece.kernels for piece in branching)
     if len(branching) > 1 and held * 2 > sum(piece.kernels for piece in pieces):
@@ -67,8 +76,18 @@ def _carriers(vertices: Sequence[Vertex]) -> list[bool]:
     """Tells which vertices are or follow a layer with weights; masks and inputs are not."""
     carries: list[bool] = []
     for vertex in vertices:
-        carries.append(bool(vertex.layers) or any(carries[parent] for parent in vertex.parents))
+        follows = any(carries[parent] for parent in vertex.parents)
+        carries.append(bool(vertex.layers) or (follows and not vertex.is_mask))
     return carries
+
+
+def _and_after(vertices: Sequence[Vertex], heads: set[int]) -> set[int]:
+    """Gives `heads` and what follows them."""
+    found = set(heads)
+    for i, vertex in enumerate(vertices):
+        if vertex.parents & found:
+            found.add(i)
+    return found
 
 
 def _arcs_around(vertices: Sequence[Vertex], carries: Sequence[bool]) -> set[tuple[int, int]]:
@@ -101,19 +120,67 @@ def _leads_on(vertices: Sequence[Vertex], without: set[tuple[int, int]]) -> bool
     return all(reaches[i] for i, vertex in enumerate(vertices) if vertex.layers)
 
 
+def _sum_with_input(
+    vertices: Sequence[Vertex], carries: Sequence[bool], chosen: Sequence[int]
+) -> int | None:
+    """Gives the sum that ends a first block by adding the network's own input to what it made."""
+    for n, i in enumerate(chosen):
+        raw = {p for p in vertices[i].parents if not carries[p] and not vertices[p].is_mask}
+        if not raw or not _is_sum(vertices[i]):
+            continue
+        branch = chosen[:n]
+        kernels = kernels_of(vertices, branch)
+        is_short = 0 < _depth(vertices, branch) <= _DEEPEST_STRETCH
+        is_first = kernels * 2 < kernels_of(vertices, chosen)
+        is_residual = any(raw & vertices[k].parents for k in branch)
+        return i if is_short and is_first and is_residual else None
+    return None
+
+
+def _is_sum(vertex: Vertex) -> bool:
+    return vertex.joins and "add" in type(vertex.layer).__name__.lower()
+
+
+def _trunk(
+    vertices: Sequence[Vertex], chosen: Sequence[int], rest: Sequence[int], heads: set[int]
+) -> tuple[list[int], set[int]]:
+    """Gives what leads to the deepest outputs, and these, where others leave it earlier.
+
+    So do auxiliary classifiers. Nothing where what leads to the others is no
+    shorter than half of what goes on.
+    """
+    if not rest or len(heads) < 2:
+        return [], set()
+    after = sorted({*rest, *heads})
+    depths = _depths(vertices, after)
+    deepest = max(depths[head] for head in heads)
+    last = {head for head in heads if depths[head] == deepest}
+    leads = set(last)
+    for i in range(len(vertices) - 1, -1, -1):
+        leads |= vertices[i].parents if i in leads else set()
+    beside = _depths(vertices, [i for i in after if i not in leads])
+    aside = max((beside[head] for head in heads - last), default=0) - 1
+    is_longer = heads != last and deepest - 1 > 2 * aside
+    return ([i for i in chosen if i in leads], last) if is_longer else ([], set())
+
+
 def _pieces(
     vertices: Sequence[Vertex],
     chosen: Sequence[int],
     heads: set[int],
     without: set[tuple[int, int]],
-) -> list[_Piece]:
-    """Stretches with branches, and layers with a kernel with what follows them.
+    opening: int | None,
+) -> tuple[list[_Piece], list[int]]:
+    """Gives stretches with branches, layers with a kernel with what follows them, and the rest.
+
+    The rest lies between the last point and several outputs, and is in no block.
 
     Args:
         vertices: the network.
         chosen: positions of those that are looked at.
         heads: positions of what makes the outputs.
         without: arcs that are left aside.
+        opening: the position of a sum that the network's own input leads to.
     """
     place = {i: n for n, i in enumerate(chosen)}
     size = len(chosen)
@@ -125,7 +192,7 @@ def _pieces(
             for parent in vertices[i].parents
             if parent in place and (parent, i) not in without
         }
-        for parent in parents or {-1}:
+        for parent in parents | {-1} if i == opening else parents or {-1}:
             if parent >= 0:
                 ends[parent] = False
             # the points from the parent to here, both left out, are passed by
@@ -153,47 +220,56 @@ def _pieces(
         elif vertices[i].layers:
             pieces[-1].norms.append(i)
         stretch = []
-    rest = [k for k in stretch if vertices[k].layers]
+    rest = stretch if any(vertices[k].layers for k in stretch) else []
     branching = [piece for piece in pieces if piece.has_branches]
     if len(branching) > 1 and branching[-1].norms and not branching[-2].norms:
         branching[-1].norms.clear()  # the final norm of a network is in no block
     for piece in pieces:
         piece.members += piece.norms
-    if rest and not heads:  # what lies between the last point and the heads is no block
+    if rest and not heads:
         pieces.append(_Piece(rest, kernels_of(vertices, rest), True))
-    return pieces
+        rest = []
+    return pieces, rest
 
 
 def _check(
-    vertices: Sequence[Vertex], pieces: Sequence[_Piece], heads: set[int], meeting: set[int]
+    vertices: Sequence[Vertex],
+    pieces: Sequence[_Piece],
+    rest: Sequence[int],
+    heads: set[int],
+    meeting: set[int],
 ) -> None:
-    """Raises where a piece holds what should be several blocks.
+    """Raises where a piece, or what follows the last one, holds what should be several blocks.
 
     Args:
         vertices: the network.
         pieces: what was found.
+        rest: positions of what lies between the last piece and several outputs.
         heads: positions of what makes the outputs.
         meeting: positions at which a decoder takes what an encoder made.
     """
-    total = sum(piece.kernels for piece in pieces) + kernels_of(vertices, heads)
+    if rest and (
+        _depth(vertices, rest) > _DEEPEST_STRETCH or not any(piece.kernels for piece in pieces)
+    ):
+        raise _untold(vertices, rest, "branches that run beside each other")
+    total = sum(piece.kernels for piece in pieces) + kernels_of(vertices, [*heads, *rest])
     for piece in pieces:
         is_hourglass = piece.has_branches and len(meeting & set(piece.members)) > 1
         if piece.kernels * 2 <= total and not is_hourglass:
             continue
         deepest = 1 if _has_towers(vertices, piece.members) else _DEEPEST_STRETCH
         is_tangled = piece.has_branches and _depth(vertices, piece.members) > deepest
-        hides_blocks = any(vertices[i].kernels > _MOST_IN_ONE_LAYER for i in piece.members)
-        if is_tangled or is_hourglass or hides_blocks:
-            paths = listed(vertices[i].path for i in piece.members if vertices[i].layers)
-            what = (
-                "branches that run beside each other"
-                if is_tangled or is_hourglass
-                else "a layer that holds most of the network"
-            )
-            raise RuleError(
-                f"The blocks of this network cannot be told: it has {what}. Their paths: {paths}. "
-                f"{ADVICE}"
-            )
+        if is_tangled or is_hourglass:
+            raise _untold(vertices, piece.members, "branches that run beside each other")
+        if any(vertices[i].kernels > _MOST_IN_ONE_LAYER for i in piece.members):
+            raise _untold(vertices, piece.members, "a layer that holds most of the network")
+
+
+def _untold(vertices: Sequence[Vertex], members: Sequence[int], what: str) -> RuleError:
+    paths = listed(vertices[i].path for i in members if vertices[i].layers)
+    return RuleError(
+        f"The blocks of this network cannot be told: it has {what}. Their paths: {paths}. {ADVICE}"
+    )
 
 
 def _has_towers(vertices: Sequence[Vertex], members: Sequence[int]) -> bool:
@@ -208,19 +284,21 @@ def _has_towers(vertices: Sequence[Vertex], members: Sequence[int]) -> bool:
 
 def _depth(vertices: Sequence[Vertex], members: Sequence[int]) -> int:
     """Gives the most kernels on one way through `members`."""
+    return max(_depths(vertices, members).values(), default=0)
+
+
+def _depths(vertices: Sequence[Vertex], members: Sequence[int]) -> dict[int, int]:
+    """Gives the most kernels on a way through `members` to each of them, which are in order."""
     depth: dict[int, int] = {}
     for i in members:
         above = max((depth.get(parent, 0) for parent in vertices[i].parents), default=0)
         depth[i] = above + (vertices[i].kernels > 0)
-    return max(depth.values())
+    return depth
 
 
 def _with_attention(vertices: Sequence[Vertex], pieces: Sequence[_Piece]) -> list[list[int]]:
     """Joins the stretch of attention with the one of the feed-forward layers after it."""
-    attends = [
-        any("Attention" in type(vertices[i].layer).__name__ for i in piece.members)
-        for piece in pieces
-    ]
+    attends = [any(_attends(vertices[i]) for i in piece.members) for piece in pieces]
     # After each attention equally many others: the layers of a transformer. Where these
     # numbers differ, attention is one block among others, and what follows it is its end.
     text = "".join("a" if found else "o" for found in attends)
@@ -238,6 +316,14 @@ def _with_attention(vertices: Sequence[Vertex], pieces: Sequence[_Piece]) -> lis
     return blocks
 
 
+def _attends(vertex: Vertex) -> bool:
+    """Tells whether it is attention, or the product of two tensors that attention by hand has."""
+    name = type(vertex.layer).__name__
+    return "Attention" in name or (
+        _PRODUCTS.fullmatch(name) is not None and len(vertex.parents) > 1
+    )
+
+
 def _name(vertices: Sequence[Vertex], members: Sequence[int]) -> str:
     """Gives the join of a stretch where it has a name of its own, or else its first layer."""
     for i in reversed(members):
@@ -246,19 +332,3 @@ def _name(vertices: Sequence[Vertex], members: Sequence[int]) -> str:
         if vertex.joins and is_named:
             return vertex.path
     return next(vertices[i].path for i in members if vertices[i].layers)
-
-
-def outputs_of(vertices: Sequence[Vertex], inside: Sequence[int]) -> set[int]:
-    """Positions of the layers with a kernel that make the outputs.
-
-    Not one that a normalisation or a join follows: that is a backbone's end.
-    """
-    after: dict[int, Any] = {}
-    chosen = set(inside)
-    for i in reversed(inside):
-        follows = after.get(i, False)
-        sums = vertices[i].joins and "concat" not in type(vertices[i].layer).__name__.lower()
-        blocks_head = follows or bool(vertices[i].layers) or sums
-        for parent in vertices[i].parents & chosen:
-            after[parent] = after.get(parent, False) or blocks_head
-    return {i for i in inside if vertices[i].kernels and not after.get(i, False)}
