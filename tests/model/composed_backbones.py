@@ -38,9 +38,10 @@ def basnet():
     return m.BASNetBackbone(resnet(), num_classes=1, projection_filters=64, **IMAGE)
 
 
-def blip2():
+def blip2(with_t5=False):
     from keras_hub.src.models.blip2.blip2_backbone import BLIP2Backbone
     from keras_hub.src.models.blip2.blip2_custom_opt import BLIP2CustomOPT
+    from keras_hub.src.models.blip2.blip2_flan_t5_lm import BLIP2FlanT5
     from keras_hub.src.models.blip2.blip2_qformer import BLIP2QFormer
     from keras_hub.src.models.blip2.blip2_vision_encoder import BLIP2VisionEncoder
 
@@ -54,10 +55,13 @@ def blip2():
         num_query_tokens=4, num_layers=2, vision_dim=8, cross_attention_frequency=2, dropout=0.0,
         layer_norm_epsilon=1e-5, **sizes,
     )  # fmt: skip
-    language = BLIP2CustomOPT(
-        vocabulary_size=50, num_layers=3, num_query_tokens=4, dropout=0.0, max_sequence_length=16,
-        qformer_hidden_dim=8, **sizes,
-    )  # fmt: skip
+    text = {
+        "vocabulary_size": 50, "num_layers": 3, "num_query_tokens": 4, "qformer_hidden_dim": 8,
+    }  # fmt: skip
+    if with_t5:
+        language = BLIP2FlanT5(**text, **sizes)
+    else:
+        language = BLIP2CustomOPT(**text, **sizes, dropout=0.0, max_sequence_length=16)
     return BLIP2Backbone(vision_encoder=vision, qformer=qformer, language_model=language)
 
 
