@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status, lines = _COMMANDS[options.command](options)
-    except (RecordError, sweep.UnknownKeyError) as error:
+    except (RecordError, sweep.UnknownKeyError, OSError) as error:
         status, lines = NO_RUN, [f"keras-layerwise: {error}"]
     return _write(lines, status, sys.stderr if status == NO_RUN else sys.stdout)
 

@@ -43,6 +43,8 @@ class RunCallback(keras.callbacks.Callback):
 
     resume = "auto"
     counts_batches = False
+    records_weights = False
+    """It needs the fingerprint of the weights that a run begins with, as `runs.Run.fingerprint`."""
 
     _made_with: tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -64,6 +66,7 @@ class RunCallback(keras.callbacks.Callback):
         self._fit: runs.Fit | None = None
         self._run: runs.Run | None = None
         self._is_open = False
+        self._called: Any = None
 
     def __deepcopy__(self, memo: Any) -> "RunCallback":
         """Makes an unused callback with the same arguments: a tuner copies one for each trial."""
@@ -135,8 +138,13 @@ class RunCallback(keras.callbacks.Callback):
 
     # What Keras and `fit_hook` call.
 
+    def on_fit(self, model: Any) -> None:
+        """Notes that ``fit`` was called: it may fail before training begins, as by its data."""
+        self._called = model
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Joins the other callbacks of this ``fit``."""
+        self._called = None
         if self._is_open:
             self._end_run(RuntimeError("Training did not end, and another began."))
         model = self.model
@@ -179,10 +187,14 @@ class RunCallback(keras.callbacks.Callback):
         self._end_run(None)
 
     def on_train_error(self, error: BaseException) -> None:
-        """Ends it where training raised or was interrupted."""
-        if not self._is_open:
+        """Ends it where training raised or was interrupted, also before it began."""
+        model, self._called = self._called, None
+        if not self._is_open and model is None:
             return
         try:
+            if model is not None:
+                self.set_model(model)
+                self.on_train_begin()
             if not (self._fit and self._fit.is_refused):
                 self._begin_run(late=True)
             self._end_run(error)

@@ -86,6 +86,8 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         bound.apply_defaults()
         callbacks = tuple(_flatten(bound.arguments.get("callbacks")))
         ours = [callback for callback in callbacks if isinstance(callback, RunCallback)]
+        for callback in ours:
+            callback.on_fit(self)
         before = given.begin(self, bound.arguments, callbacks)
         del bound
         try:

@@ -104,8 +104,8 @@ class FreezeHyperparameters(RunCallback):
     (4, {'dataset': 'toy'}, 'finished')
     """
 
-    records_data = True
-    """Asks ``fit`` for a fingerprint of its arrays."""
+    records_data = records_weights = True
+    """Asks for fingerprints of the arrays that ``fit`` is given, and of the first weights."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class FreezeHyperparameters(RunCallback):
             fingerprints={
                 "hyperparameters": record.fingerprint,
                 "runtime": fingerprint(values[RUNTIME]),
-                "initial_weights": UNKNOWN if self.run.is_late else weights_fingerprint(self.model),
+                "initial_weights": self.run.fingerprint,
             },
         )
 

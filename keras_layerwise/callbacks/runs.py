@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import numpy as np
 from keras_layerwise.backend import arrays
 from keras_layerwise.backend.processes import is_chief
 from keras_layerwise.errors import FrozenHyperparameterError
+from keras_layerwise.hyperparameters.fingerprints import weights_fingerprint
 from keras_layerwise.hyperparameters.fit import step_count, trains_itself
 from keras_layerwise.model import structure
 from keras_layerwise.storage import files, run_file
 from keras_layerwise.storage.record import RecordError
 from keras_layerwise.storage.run_file import Mark
+from keras_layerwise.storage.values import UNKNOWN
 
 RESUME = ("auto", "must", "never")
 _SIGN_OF_LIFE = 30.0  # seconds between two within an epoch
@@ -38,14 +40,25 @@ class Run:
         is_late: whether training went on before the run could begin.
         counts_batches: whether its steps are batches, because the model trains with
             optimizers of its own or in a loop of its user's.
+        fingerprint: of the weights that it began with; ``"unknown"`` where nobody asked for it
+            then, of a run that was resumed or is late, or where they cannot be read.
     """
 
-    def __init__(self, directory: Path | None, mark: Mark, began: str, weights: int | None) -> None:
+    def __init__(
+        self,
+        directory: Path | None,
+        mark: Mark,
+        began: str,
+        read: Callable[[Any], str] | None = None,
+        model: Any = None,
+    ) -> None:
         self.directory = directory
         self.began = began
         self.is_late = self.counts_batches = False
         self._mark = mark
-        self._weights = weights
+        self._read = read
+        self._weights = UNKNOWN if read is None else read(model)
+        self.fingerprint = self._weights if read is weights_fingerprint else UNKNOWN
         # A count of the optimizers plus this is the run's step.
         self._offset = mark.step - mark.count
         self._step = mark.step
@@ -69,9 +82,10 @@ class Run:
     def begins_anew(self, model: Any) -> bool:
         """Tells whether `model` is as it was when the run began: a new run begins."""
         return (
-            step_count(model) == 0
-            and self._weights is not None
-            and self._weights == weights_digest(model)
+            self._read is not None
+            and self._weights != UNKNOWN
+            and step_count(model) == 0
+            and self._weights == self._read(model)
         )
 
     def begin_epoch(self, steps: int | None) -> None:
@@ -222,7 +236,9 @@ class Fit:
                         f"keras_layerwise: {str(self.directory)!r} holds another run; this one is "
                         f"recorded in {str(directory)!r}."
                     )
-        run = Run(directory, mark, "new", None if late else weights_digest(model))
+        whole = any(member.records_weights for member in self.members)
+        read = weights_fingerprint if whole else weights_digest
+        run = Run(directory, mark, "new", None if late else read, model)
         run.is_late = late and count != self._count
         return run
 
@@ -248,13 +264,13 @@ def join(model: Any, member: Any, asked: str | None) -> Fit:
         return fit
 
 
-def weights_digest(model: Any) -> int | None:
-    """Gives a number that other weights do not share; None where they cannot be read here.
+def weights_digest(model: Any) -> str:
+    """Gives a number that other weights do not share; ``"unknown"`` where none can be read here.
 
     Of a large weight evenly spaced rows are read: training moves most of them.
     """
     if not model.built:
-        return None
+        return UNKNOWN
     digest = 0
     try:
         for site in structure.sites(model):
@@ -264,8 +280,8 @@ def weights_digest(model: Any) -> int | None:
             read = np.ascontiguousarray(value).reshape(-1)
             digest = zlib.crc32(read.view(np.uint8).data, digest)
     except (RuntimeError, ValueError, TypeError):  # other processes hold parts of the weights
-        return None
-    return digest
+        return UNKNOWN
+    return str(digest)
 
 
 def _resumed(directory: Path, mark: Mark | None, count: int, counts_batches: bool) -> Run:
@@ -275,7 +291,7 @@ def _resumed(directory: Path, mark: Mark | None, count: int, counts_batches: boo
     if counts_batches:  # in each of which an optimizer may make several steps
         step = round(mark.step * (count - mark.first) / max(1, mark.count - mark.first))
     last = max(mark.last, count)
-    return Run(directory, _changed(mark, last=last, count=count, step=step), "resumed", None)
+    return Run(directory, _changed(mark, last=last, count=count, step=step), "resumed")
 
 
 def _exists(directory: Path | None) -> bool:

@@ -41,7 +41,9 @@ def read(directory: str) -> tuple[list[Run], list[str]]:
     """Gives all runs below a directory, and what is wrong with those that can not be read."""
     root = files.place(directory) if stores.is_url(directory) else Path(directory)
     runs, problems = [], []
-    for path in _records(root):
+    with stores.asked(root):
+        found = list(_records(root))
+    for path in found:
         try:
             record = load_record(path)
         except RecordError as error:

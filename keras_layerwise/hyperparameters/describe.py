@@ -196,10 +196,31 @@ def _callable_text(value: Any, inner: Any) -> str | None:
 def _object_text(value: Any, inner: Any) -> str:
     if isinstance(value, keras.Model):
         return f"{type(value).__name__}({UNKNOWN})"  # its weights are not compared here
+    key = _all_of(value)
+    if (known := _texts.get(key)) is not None:
+        return known
     settings = object_settings(value, inner)
     if settings is None:
         return f"{type(value).__name__}({UNKNOWN})"
-    return _text(type(value).__name__, settings)
+    text = _text(type(value).__name__, settings)
+    if key is not None:
+        if len(_texts) >= _MOST:
+            _texts.clear()
+        _texts[key] = text
+    return text
+
+
+# A network has hundreds of initializers, and few that differ.
+_texts: dict[Any, str] = {}
+_PLAIN = frozenset({bool, float, int, str, type(None)})
+
+
+def _all_of(value: Any) -> Any:
+    """Gives all that an object of Keras's own is made of; None where that is more than numbers."""
+    if not type(value).__module__.startswith("keras.src.") or not hasattr(value, "__dict__"):
+        return None
+    found = tuple((name, type(member), member) for name, member in vars(value).items())
+    return (type(value), found) if all(kind in _PLAIN for _, kind, _ in found) else None
 
 
 def _text(name: str, settings: Mapping[str, Any]) -> str:

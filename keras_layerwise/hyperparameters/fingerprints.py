@@ -16,8 +16,10 @@ def weights_fingerprint(model: Any) -> str:
     """Gives the SHA-256 of every weight's dtype, shape and bytes, in the model's order.
 
     The same for equal weights on every backend, and after save and reload;
-    ``"unknown"`` where other processes hold parts of the weights.
+    ``"unknown"`` where other processes hold parts of the weights, or there are none yet.
     """
+    if not model.built:
+        return UNKNOWN
     digest = hashlib.sha256()
     for site in structure.sites(model):
         value = site.weight.value

@@ -1,11 +1,11 @@
 """The hyperparameters of a model and of its ``fit``, read from the objects themselves."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.hyperparameters.describe import (
@@ -158,7 +158,7 @@ def _outputs(model: Any) -> int:
 
 
 def _count(weights: Sequence[Any]) -> int:
-    return int(sum(np.prod(weight.shape, dtype=np.int64) for weight in weights))
+    return sum(math.prod(weight.shape) for weight in weights)
 
 
 def _layer(layer: Any) -> dict[str, Any]:

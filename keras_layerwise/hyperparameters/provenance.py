@@ -4,6 +4,7 @@ What looks like a secret is stored as ``"(redacted)"``.
 """
 
 import fnmatch
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -188,6 +189,7 @@ def _git(redact: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

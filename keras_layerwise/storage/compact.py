@@ -57,12 +57,18 @@ def _packed(members: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         form = str(settings.get("class")), tuple(settings)
         if form in first:
             number, like = first[form]
-            other = {k: v for k, v in settings.items() if json.dumps(v) != json.dumps(like[k])}
+            other = {key: v for key, v in settings.items() if not _is_same(v, like[key])}
             entries.append({"of": names, "as": number, "settings": other})
         else:
             first[form] = len(entries), settings
             entries.append({"of": names, "settings": settings})
     return entries
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if type(one) is type(other) and isinstance(one, (str, int, type(None))):
+        return bool(one == other)  # as most are, sooner than as text
+    return json.dumps(one) == json.dumps(other)
 
 
 def _unpacked(entries: list[Any], place: str) -> dict[str, Any]:

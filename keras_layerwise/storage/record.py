@@ -239,9 +239,14 @@ def load_record(log_dir: str | os.PathLike[str]) -> Record:
     'running'
     """
     path = files.place(log_dir) if stores.is_url(log_dir) else Path(log_dir)
-    if path.is_dir() or path.name != RECORD_FILE:
-        path = path / RECORD_FILE
-    if not path.is_file():
+    try:
+        with stores.asked(path):
+            if path.is_dir() or path.name != RECORD_FILE:
+                path = path / RECORD_FILE
+            is_there = path.is_file()
+    except OSError as error:
+        raise RecordError(f"{str(path)!r} can not be read: {error}") from error
+    if not is_there:
         raise RecordError(
             f"{str(log_dir)!r} is no run: it has no {RECORD_FILE}. Give the log_dir of a "
             "FreezeHyperparameters callback."

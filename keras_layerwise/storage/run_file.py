@@ -117,14 +117,19 @@ def holds_run(directory: Path) -> bool:
 
 
 def runs(asked: Path) -> list[Path]:
-    """Gives the directories of the runs in `asked`, `asked`-2, -3 …, the newest first."""
-    found = {1: asked} if holds_run(asked) else {}
-    if asked.parent.is_dir():
-        numbered = re.compile(re.escape(asked.name) + r"-([1-9]\d*)")
-        for path in asked.parent.iterdir():
-            match = numbered.fullmatch(path.name)
-            if match and int(match[1]) > 1 and holds_run(path):
-                found[int(match[1])] = path
+    """Gives the directories of the runs in `asked`, `asked`-2, -3 …, the newest first.
+
+    Raises:
+        OSError: where the store of `asked` cannot be reached.
+    """
+    with stores.asked(asked):
+        found = {1: asked} if holds_run(asked) else {}
+        if asked.parent.is_dir():
+            numbered = re.compile(re.escape(asked.name) + r"-([1-9]\d*)")
+            for path in asked.parent.iterdir():
+                match = numbered.fullmatch(path.name)
+                if match and int(match[1]) > 1 and holds_run(path):
+                    found[int(match[1])] = path
     return [found[number] for number in sorted(found, reverse=True)]
 
 
@@ -154,7 +159,8 @@ def claim(asked: Path, mark: Mark) -> Path:
 
 def _claim_remote(asked: Path, mark: Mark) -> Path:
     path, number = asked, 1
-    while holds_run(path) or not stores.claim(path / RUN_FILE, _content(mark)):
-        number += 1
-        path = asked.with_name(f"{asked.name}-{number}")
+    with stores.asked(asked):
+        while holds_run(path) or not stores.claim(path / RUN_FILE, _content(mark)):
+            number += 1
+            path = asked.with_name(f"{asked.name}-{number}")
     return path

@@ -4,10 +4,12 @@ A store keeps whole objects: one that is written takes its place at once, and
 none can be appended to. So a file is made on this machine, and sent as a whole.
 """
 
+import contextlib
 import io
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -67,13 +69,22 @@ def send(file: BinaryIO | io.FileIO, path: Path) -> None:
         OSError: where the store does not take it.
     """
     file.seek(0)
+    with asked(path), path.open("wb") as target:
+        shutil.copyfileobj(file, target, _PIECE)
+
+
+@contextlib.contextmanager
+def asked(path: Path) -> Iterator[None]:
+    """Turns what a store raises into an ``OSError``: each store has exceptions of its own."""
     try:
-        with path.open("wb") as target:
-            shutil.copyfileobj(file, target, _PIECE)
+        yield
     except OSError:
         raise
-    except Exception as error:  # each store has exceptions of its own
-        raise OSError(f"{path} can not be written: {error}") from error
+    except Exception as error:
+        raise OSError(
+            f"{path} can not be reached: {error}. Check the address, and the credentials and "
+            "the network that its store needs; or give a local directory."
+        ) from error
 
 
 def claim(path: Path, content: bytes) -> bool:
@@ -82,17 +93,14 @@ def claim(path: Path, content: bytes) -> bool:
     Raises:
         OSError: where the store does not take it.
     """
-    try:
-        with path.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
-    except OSError:
-        raise
-    except (NotImplementedError, ValueError):  # a store that makes nothing exclusively
-        if path.exists():
+    with asked(path):
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
             return False
-        path.write_bytes(content)
-    except Exception as error:  # each store has exceptions of its own
-        raise OSError(f"{path} can not be written: {error}") from error
+        except (NotImplementedError, ValueError):  # a store that makes nothing exclusively
+            if path.exists():
+                return False
+            path.write_bytes(content)
     return True

@@ -196,17 +196,18 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
 
-    def visit(key: str, value: Any) -> None:
-        if not isinstance(value, _LEAVES) and isinstance(value, Mapping):
-            for name, member in value.items():
-                visit(f"{key}/{name}" if key else name, member)
-        elif key in found:
-            raise ValueError(
-                f"Two hyperparameters are both called {key!r}: one is nested, the other has a "
-                "'/' in its name. Rename one."
-            )
-        else:
-            found[key] = value
+    def visit(above: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            key = f"{above}{name}"
+            if not isinstance(value, _LEAVES) and isinstance(value, Mapping):
+                visit(f"{key}/" if key else "", value)
+            elif key in found:
+                raise ValueError(
+                    f"Two hyperparameters are both called {key!r}: one is nested, the other has a "
+                    "'/' in its name. Rename one."
+                )
+            else:
+                found[key] = value
 
     visit("", values)
     return found

@@ -343,6 +343,35 @@ class TestFitIsSeen:
         assert steps(drift) == [2, 4]
         assert record_of(tmp_path).status == "finished"
 
+    @pytest.mark.parametrize("batches", [0, 1, 4])
+    @pytest.mark.filterwarnings("ignore:.*shuffle=True:UserWarning")  # Keras's, on PyTorch
+    def test_data_that_fails_is_recorded_at_once_also_before_training_begins(self, place, batches):
+        """Keras looks at the first batches before it tells a callback anything."""
+
+        def data():
+            for _ in range(batches):
+                yield x[:4], y[:4]
+            raise OSError("the disk is gone")
+
+        with pytest.raises(Exception, match="the disk is gone"):
+            net().fit(data(), verbose=0, callbacks=[kl.FreezeHyperparameters(place, {"a": 1})])
+        record = record_of(place)
+        assert record.status == "failed"
+        assert "the disk is gone" in record.error
+        assert (record["user"], record["training"]["data"]) == ({"a": 1}, "generator")
+
+    def test_a_callback_that_fails_before_ours_begins_is_recorded(self, place):
+        class Fails(keras.callbacks.Callback):
+            def on_train_begin(self, logs=None):
+                raise KeyboardInterrupt
+
+        model = net()
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, Fails(), kl.WeightDrift(place), kl.FreezeHyperparameters(place))
+        assert record_of(place).error == "KeyboardInterrupt"
+        fit(model, kl.WeightDrift(place), kl.FreezeHyperparameters(place))
+        assert record_of(place).status == "finished"
+
     def test_nothing_of_ours_changes_nothing_and_nothing_is_kept(self, tmp_path):
         class Foreign(keras.callbacks.Callback):
             def on_train_error(self, error):
@@ -429,6 +458,13 @@ class TestFitIsSeen:
 
 
 class TestResults:
+    def test_what_a_run_began_with_is_unknown_where_it_is_recorded_later(self, place):
+        model = net()
+        fit(model, kl.WeightDrift(place))
+        frozen = kl.FreezeHyperparameters(place)
+        fit(model, frozen)
+        assert frozen.record.fingerprints["initial_weights"] == "unknown"
+
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_a_loss_that_is_no_number_is_recorded_as_such(self, tmp_path, value):
         def spoil(model):

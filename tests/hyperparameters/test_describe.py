@@ -227,3 +227,12 @@ def test_a_difference_with_unknowns_says_how_far_it_knows():
         "training/epochs: 2 -> 3\nunknown: training/loss"
     )
     assert str(Record({}).diff(Record({}))) == "the same"
+
+
+def test_objects_of_the_same_settings_share_a_text_until_one_has_others():
+    one, other = (keras.initializers.Constant(1.0) for _ in range(2))
+    assert describe(one) == describe(other) == "Constant(value=1.0)"
+    other.value = True
+    assert describe(other) == "Constant(value=True)"
+    other.value = 2.0
+    assert (describe(one), describe(other)) == ("Constant(value=1.0)", "Constant(value=2.0)")

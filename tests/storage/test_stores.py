@@ -210,6 +210,26 @@ def test_a_store_that_nothing_is_installed_for_is_refused_at_once(address, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_a_store_that_does_not_answer_is_an_error_before_the_first_step(monkeypatch, capsys):
+    class AwayError(Exception):
+        """As each store has errors of its own."""
+
+    def away(*_):
+        raise AwayError("no credentials")
+
+    model = network()
+    before = model.get_weights()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_file, "holds_run", away)
+        with pytest.raises(OSError, match=r"can not be reached: no credentials\. Check"):
+            fit(model, "memory://away/run")
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files.place("memory://away")), "is_file", away)
+        assert cli.main(["show", "memory://away/run"]) == 2
+    assert "no credentials" in capsys.readouterr().err
+
+
 def test_without_the_extra_an_address_is_refused_and_nothing_else_asks_for_it(tmp_path):
     code = (
         "import sys; sys.modules['upath'] = None\n"

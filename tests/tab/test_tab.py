@@ -83,6 +83,11 @@ def logdir(tmp_path_factory, values):
         "numbers_for_messages": raw(
             schema.ALARMS, schema.Series("alarms").to_bytes(), doubles(1.0, 2.0)
         ),
+        "no_tensor": raw(
+            schema.RECORD,
+            schema.Series("record").to_bytes(),
+            TensorProto(dtype=7, tensor_content=b"1234", tensor_shape={"dim": [{"size": 1}]}),
+        ),
         "same_names": raw(
             schema.drift_tag("l2"),
             schema.Series("drift", rows("a", "a"), "l2").to_bytes(),
@@ -256,6 +261,7 @@ class TestRuns:
         assert "Not plugin data" in runs["foreign/unparsed"]["problems"][0]
         assert "unreadable message" in runs["foreign/wrong_message"]["problems"][0]
         assert runs["foreign/numbers_for_messages"]["problems"]
+        assert "what is no tensor" in runs["foreign/no_tensor"]["problems"][0]
         assert "names that differ" in runs["foreign/same_names"]["problems"][0]
         assert "beauty" in runs["foreign/unknown_statistic"]["problems"][0]
         parameters = {"run": "foreign/wrong_shape", "topic": "l2", "columns": 100}
