@@ -880,6 +880,9 @@ def test_a_spoilt_rule_of_a_config_is_refused(entry):
     config = LayerwiseOptimizer("sgd", {"a": 0.5}).get_config()
     with pytest.raises(RuleError):
         LayerwiseOptimizer.from_config({**config, "rules": [entry]})
+    for name in ("rules", "assignment"):
+        with pytest.raises(RuleError, match="Expected a list"):
+            LayerwiseOptimizer.from_config({**config, name: entry})
 
 
 def test_a_pickle_is_no_record_and_no_assignment(tmp_path):

@@ -47,9 +47,17 @@ def plan_to_config(plan: Plan) -> dict[str, Any]:
 
 
 def plan_from_config(config: Mapping[str, Any]) -> tuple[Rules, list[Setting]]:
-    """Reads `plan_to_config` back: the rules, and the settings that wait for their weights."""
-    rules = Rules(entry_from_json(entry) for entry in config.get("rules", ()))
-    return rules, [setting_from_json(item) for item in config.get(ASSIGNMENT, ())]
+    """Reads `plan_to_config` back: the rules, and the settings that wait for their weights.
+
+    Raises:
+        RuleError: for anything else.
+    """
+    entries, items = (config.get(name, ()) for name in ("rules", ASSIGNMENT))
+    for found in (entries, items):
+        if not isinstance(found, (list, tuple)):
+            raise RuleError(f"Not stored rules: {found!r:.300}. Expected a list.")
+    rules = Rules(entry_from_json(entry) for entry in entries)
+    return rules, [setting_from_json(item) for item in items]
 
 
 def of_model(plan: Plan) -> list[Setting]:
@@ -119,15 +127,28 @@ def load(state: Mapping[str, Any], places: Sequence[int | None], store: Any) -> 
         state: variables by name.
         places: the place of each weight where it was stored, by position.
         store: what `save` filled.
+
+    Raises:
+        RuleError: where one has another shape than what was stored, before any is set.
     """
     names = set(store.keys())
+    found = []
     for name, variable in state.items():
         kind, _, position = name.partition(".")
         if position:
             place = places[int(position)]
             name = f"{kind}.{place}"
         if name in names and name != "multipliers":  # which follow from the settings
-            variable.assign(np.asarray(store[name]))
+            value = np.asarray(store[name])
+            if value.shape != tuple(variable.shape):
+                raise RuleError(
+                    f"The stored {name!r} has the shape {value.shape}, and the optimizer's "
+                    f"{tuple(variable.shape)}: the stored assignment names another weight for it. "
+                    "Load a file that is whole, or give new rules."
+                )
+            found.append((variable, value))
+    for variable, value in found:
+        variable.assign(value)
 
 
 # Settings.

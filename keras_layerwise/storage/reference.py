@@ -8,6 +8,7 @@ kept as uint16.
 import json
 import math
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,7 @@ _DAMAGE = (
     RuntimeError,
     SyntaxError,
     TypeError,
+    UserWarning,
     ValueError,
     tokenize.TokenError,
     zipfile.BadZipFile,
@@ -83,7 +85,12 @@ def load(
     advice = f"Remove {path} to begin again from the present weights, or use another log_dir."
     damaged = f"{path} is no stored reference, or half of one. {advice}"
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with (
+            path.open("rb") as file,
+            zipfile.ZipFile(file) as archive,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("error")  # of NumPy, on a header that it would not write
             header = _header(archive)
             values = []
             for name, shape in shapes.items():

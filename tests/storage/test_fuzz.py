@@ -333,6 +333,31 @@ def test_a_damaged_file_is_read_or_refused(corpus, tmp_path, round_):
     assert 0.25 < share < 1  # else the damage is none, or nothing but noise
 
 
+def test_a_header_that_numpy_would_only_warn_of_is_refused(tmp_path):
+    """As Python 2 wrote them, and this package never."""
+    path = tmp_path / "reference.npz"
+    reference.save(path, "initial", [("a/kernel", "float32", np.ones((2, 3), "f4"))])
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    assert b"(2, 3), }  " in members["0.npy"]
+    members["0.npy"] = members["0.npy"].replace(b"(2, 3), }  ", b"(2L, 3L), }")
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+    with pytest.raises(reference.StoredReferenceError, match="no stored reference"):
+        reference.load(path, {"a/kernel": (2, 3)})
+
+
+def test_an_assignment_that_names_another_weight_sets_nothing():
+    optimizer = Optimizer()
+    _, path, _ = sorted(optimizer.files)
+    stored = json.loads(optimizer.files[path])
+    stored[0]["path"], stored[1]["path"] = stored[1]["path"], stored[0]["path"]
+    for key in ("layer", "name", "shape"):
+        stored[0][key], stored[1][key] = stored[1][key], stored[0][key]
+    assert optimizer.refuses(path, json.dumps(stored).encode())
+
+
 @pytest.fixture(scope="module")
 def optimizer():
     return Optimizer()
