@@ -217,7 +217,7 @@ _PLAIN = frozenset({bool, float, int, str, type(None)})
 
 def _all_of(value: Any) -> Any:
     """Gives all that an object of Keras's own is made of; None where that is more than numbers."""
-    if not type(value).__module__.startswith("keras.src.") or not hasattr(value, "__dict__"):
+    if not type(value).__module__.startswith("keras.") or not hasattr(value, "__dict__"):
         return None
     found = tuple((name, type(member), member) for name, member in vars(value).items())
     return (type(value), found) if all(kind in _PLAIN for _, kind, _ in found) else None
