@@ -88,6 +88,14 @@ def uses_decay(optimizer: Any, weight: Any) -> bool:
     return bool(optimizer._use_weight_decay(weight))
 
 
+def decay_by_default(optimizer: Any, weight: Any) -> float | None:
+    """Gives the decay that the optimizer itself has for a weight, None where it has none."""
+    # Muon has another one for what it updates as Adam does.
+    as_adam = getattr(optimizer, "_should_use_adamw", None)
+    found = optimizer.adam_weight_decay if as_adam and as_adam(weight) else optimizer.weight_decay
+    return None if found is None else float(found)
+
+
 def updates_at_once(optimizer: Any) -> bool:
     """Tells whether the optimizer updates all weights in one call, as most do on PyTorch."""
     return hasattr(optimizer, "_parallel_update_step")

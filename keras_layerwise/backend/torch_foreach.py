@@ -75,6 +75,24 @@ def decay(variables: Sequence[Any], rates: Rates, decays: Sequence[float]) -> No
             torch._foreach_mul_(values, (1 - decayed.each).unbind())
 
 
+def pull(
+    variables: Sequence[Any], targets: Sequence[Any], rates: Rates, decays: Sequence[float]
+) -> None:
+    """Moves w to w − λ·η·(w − w₀), with a λ and a w₀ for each weight."""
+    import torch
+
+    values, ends = [v.value for v in variables], [target.value for target in targets]
+    with torch.no_grad():
+        if _launches(values):
+            own = [factor * decay for factor, decay in zip(rates.factors, decays, strict=True)]
+            distances = torch._foreach_sub(values, ends)
+            _subtract_products(values, distances, replace(rates, factors=own))
+        else:
+            shares = (rates.each * rates.value.new_tensor(decays)).unbind()
+            own_shares = [share.to(v.dtype) for share, v in zip(shares, values, strict=True)]
+            torch._foreach_lerp_(values, ends, own_shares)
+
+
 def _launches(values: Sequence[Any]) -> bool:
     """Tells whether an operation on `values` is a launch: then fewer launches win, not passes."""
     return bool(values[0].device.type != "cpu")

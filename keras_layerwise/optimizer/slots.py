@@ -138,8 +138,8 @@ class Slots:
         return own, slots
 
     def size_of(self, position: int) -> int:
-        """Tells how many elements the slots of a weight hold."""
-        found = (column[position] for column in self.columns.values())
+        """Tells how many elements the slots of a weight hold, of those that `drop` frees."""
+        found = (column[position] for name, column in self.columns.items() if name != INITIAL)
         return sum(int(keras.ops.size(slot)) for slot in found if slot is not None)
 
     def _show(self) -> None:

@@ -62,7 +62,9 @@ def assignments(plan: Plan, optimizer: Any, positions: Iterable[int]) -> tuple[A
         multiplier = 1.0 if rule.multiplier is None else now(rule.multiplier)
         own_rate = None if rule.learning_rate is None else now(rule.learning_rate)
         decays = keras_optimizers.uses_decay(optimizer, plan.weights[position])
-        decay = optimizer.weight_decay if rule.weight_decay is None else rule.weight_decay
+        decay = rule.weight_decay
+        if decay is None:
+            decay = keras_optimizers.decay_by_default(optimizer, plan.weights[position])
         effective = rate * multiplier if own_rate is None else own_rate
         found.append(
             Assignment(
@@ -81,7 +83,8 @@ def assignments(plan: Plan, optimizer: Any, positions: Iterable[int]) -> tuple[A
 
 def _decay(entry: Assignment, setting: Setting) -> str:
     text = as_text(entry.weight_decay)
-    return f"{text} to {setting.rule.decay_to}" if setting.rule.decay_to else text
+    pulls = setting.rule.decay_to and entry.weight_decay is not None
+    return f"{text} to {setting.rule.decay_to}" if pulls else text
 
 
 def table(

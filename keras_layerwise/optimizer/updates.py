@@ -203,17 +203,20 @@ class Updates:
 
     def _pull(self, members: Sequence[tuple[int, Any]], learning_rate: Any) -> None:
         """Decays weights towards what they began with: w ← w − η_w·λ·(w − w₀)."""
-        rates, of_all = self.rates(learning_rate), decay_of_all(self.optimizer)
-        owns = [self.plan.settings[position].rule.weight_decay for position, _ in members]
-        keras_optimizers.pull_weights(
-            self.optimizer,
-            [variable for _, variable in members],
-            [self.initial(position) for position, _ in members],
-            [
-                ops.multiply(rates[position], of_all if own is None else own)
-                for (position, _), own in zip(members, owns, strict=True)
-            ],
-        )
+        places, held = zip(*members, strict=True)
+        owns = [self.plan.settings[place].rule.weight_decay for place in places]
+        decays = [
+            keras_optimizers.decay_by_default(self.optimizer, weight) or 0.0 if own is None else own
+            for weight, own in zip(held, owns, strict=True)
+        ]
+        targets = [self.initial(place) for place in places]
+        if self.in_groups:
+            shared = self._shared(places, learning_rate, self.multipliers.dtype)
+            foreach.pull(held, targets, shared, decays)
+            return
+        rates = self.rates(learning_rate)
+        factors = [ops.multiply(rates[i], decay) for i, decay in zip(places, decays, strict=True)]
+        keras_optimizers.pull_weights(self.optimizer, held, targets, factors)
 
     def rates(self, learning_rate: Any) -> tuple[Any, ...]:
         """Gives each weight's rate at this step, by position."""

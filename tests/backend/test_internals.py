@@ -134,6 +134,14 @@ class TestOptimizers:
         assert answers["body/kernel"]
         assert not answers["body/bias"]
 
+    def test_the_decay_that_an_optimizer_has_by_default(self):
+        matrix, vector = models.variable([[1.0, 2.0]]), models.variable([1.0])
+        decay = keras_optimizers.decay_by_default
+        assert decay(keras.optimizers.SGD(0.1), matrix) is None
+        assert decay(keras.optimizers.AdamW(weight_decay=0.3), vector) == 0.3
+        muon = keras.optimizers.Muon(0.1, weight_decay=0.3, adam_weight_decay=0.5)
+        assert [decay(muon, w) for w in (matrix, vector)] == [0.3, 0.5]
+
     def test_torch_updates_at_once_and_the_others_by_weight(self):
         _, optimizer = built()
         assert keras_optimizers.updates_at_once(optimizer) == (keras.backend.backend() == "torch")

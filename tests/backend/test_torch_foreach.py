@@ -121,3 +121,22 @@ def test_one_group_of_sgd_is_left_to_keras(name, rules):
 )
 def test_others_keep_their_groups(optimizer):
     assert foreach.update_of(optimizer) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("launches", [True, False])
+def test_a_pull_goes_each_weights_own_share_of_the_way(launches, dtype, monkeypatch):
+    monkeypatch.setattr(foreach, "_launches", lambda values: launches)
+    rng = np.random.default_rng(0)
+    now, ends = ([rng.normal(size=(3, i + 1)) for i in range(3)] for _ in range(2))
+    weights, targets = (
+        [keras.Variable(w, dtype=dtype) for w in each] for each in (now, ends)
+    )  # fmt: skip
+    rates = foreach.Rates(keras.ops.convert_to_tensor(0.1), [1.0, 0.5, 2.0])
+    foreach.pull(weights, targets, rates, [0.5, 0.0, 3.0])
+    for i, share in enumerate([0.05, 0.0, 0.6]):
+        found = keras.ops.convert_to_numpy(keras.ops.cast(weights[i].value, "float32"))
+        tolerance = 1e-6 if dtype == "float32" else 0.02
+        np.testing.assert_allclose(
+            found, now[i] + share * (ends[i] - now[i]), rtol=tolerance, atol=tolerance
+        )

@@ -76,6 +76,22 @@ def test_the_inner_optimizers_decay_is_taken_where_the_rule_names_none():
     np.testing.assert_allclose(numpy(v), [2.85], rtol=1e-6)
 
 
+def test_muon_pulls_each_weight_by_the_decay_that_it_has_for_it():
+    matrix, vector = (
+        variable(np.ones(shape), name=name) for shape, name in [((2, 2), "m"), (2, "v")]
+    )
+    inner = keras.optimizers.Muon(0.1, weight_decay=0.5, adam_weight_decay=1.0)
+    rules = {"*": kl.Rule(decay_to="initial")}
+    optimizer = kl.LayerwiseOptimizer(inner, rules)
+    optimizer.build([matrix, vector])
+    assert [a.weight_decay for a in optimizer.assignments] == [0.5, 1.0]
+    for w in (matrix, vector):
+        w.assign(numpy(w) + 2)
+    optimizer.apply([tensor(np.zeros((2, 2))), tensor(np.zeros(2))], [matrix, vector])
+    np.testing.assert_allclose(numpy(matrix), np.full((2, 2), 2.9), rtol=1e-6)
+    np.testing.assert_allclose(numpy(vector), np.full(2, 2.8), rtol=1e-6)
+
+
 def test_what_is_excluded_from_decay_is_not_pulled():
     w = variable([1.0])
     inner = keras.optimizers.SGD(0.1)
@@ -85,6 +101,9 @@ def test_what_is_excluded_from_decay_is_not_pulled():
     w.assign([3.0])
     optimizer.apply([tensor([0.0])], [w])
     np.testing.assert_array_equal(numpy(w), [3.0])
+    shown = []
+    optimizer.summary(shown.append)
+    assert "to initial" not in shown[0]
 
 
 def pulled(model=None, rules=None):
@@ -219,6 +238,9 @@ def test_freezing_and_dropping_slots_keep_what_it_began_with():
     optimizer = kl.optimizer_of(model)
     optimizer.freeze("body")
     optimizer.drop_slots("body")
+    shown = []
+    optimizer.summary(shown.append)
+    assert "Idle slots" not in shown[0]
     optimizer.unfreeze("body")
     fit(model, epochs=1)
     position = optimizer.plan.select("body/kernel")[0]
