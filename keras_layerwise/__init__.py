@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from keras_layerwise.callbacks.run import run as run
     from keras_layerwise.callbacks.unfreeze import GradualUnfreeze as GradualUnfreeze
     from keras_layerwise.callbacks.weight_drift import WeightDrift as WeightDrift
+    from keras_layerwise.drift.averages import reestimate_averages as reestimate_averages
     from keras_layerwise.drift.interpolation import interpolate as interpolate
     from keras_layerwise.drift.interpolation import interpolation_curve as interpolation_curve
-    from keras_layerwise.drift.interpolation import reestimate_averages as reestimate_averages
     from keras_layerwise.drift.statistics import Statistic as Statistic
     from keras_layerwise.errors import FrozenHyperparameterError as FrozenHyperparameterError
     from keras_layerwise.errors import RuleError as RuleError
@@ -72,7 +72,7 @@ _MODULES = {
     "optimizer_of": "optimizer.attachment",
     "outline": "model.outline",
     "override": "hyperparameters.override",
-    "reestimate_averages": "drift.interpolation",
+    "reestimate_averages": "drift.averages",
     "run": "callbacks.run",
 }
 

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_layerwise import tables
-from keras_layerwise.backend import arrays
-from keras_layerwise.backend.frozen_layers import frozen_in_calls
+from keras_layerwise.backend import arrays, internals
 from keras_layerwise.drift import sources
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.errors import RuleError
@@ -41,21 +40,38 @@ class Interpolation:
     ) -> None:
         self.alpha = {site.path: alpha for site, alpha in chosen}
         self._model = model
-        interpolated.hold(model, self, _said(asked))
         self._trained: list[tuple[Any, Array]] = []
-        for (site, alpha), start in zip(chosen, reference, strict=True):
-            trained = np.array(arrays.host(site.weight.value))
-            if alpha == 1.0 or not _is_float(site.weight):
-                continue
-            self._trained.append((site.weight, trained))
-            site.weight.assign(start if alpha == 0.0 else _between(start, trained, alpha))
+        interpolated.hold(model, self, _said(asked))
+        try:
+            for (site, alpha), start in zip(chosen, reference, strict=True):
+                if alpha == 1.0 or not _is_float(site.weight):
+                    continue
+                trained = np.array(arrays.host(site.weight.value))
+                self._trained.append((site.weight, trained))
+                site.weight.assign(start if alpha == 0.0 else _between(start, trained, alpha))
+        except BaseException:  # an interruption as well: no weight stays half-way
+            self.undo()
+            raise
 
     def undo(self) -> None:
-        """Puts the trained weights back, bit for bit; a second call changes nothing."""
+        """Puts the trained weights back, bit for bit; a second call changes nothing.
+
+        Where a later interpolation of the model moved them on, they come back
+        from that as well, and its own `undo` leaves them.
+        """
+        back = {id(weight) for weight, _ in self._trained}
         while self._trained:
-            weight, value = self._trained.pop()
+            weight, value = self._trained[-1]
             weight.assign(value)
-        interpolated.release(self._model, self)
+            self._trained.pop()
+        for later in interpolated.release(self._model, self):
+            later._forget(back)
+
+    def _forget(self, weights: set[int]) -> None:
+        kept = [pair for pair in self._trained if id(pair[0]) not in weights]
+        if self._trained and not kept:
+            interpolated.release(self._model, self)
+        self._trained = kept
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +86,9 @@ def interpolate(model: Any, reference: Any, alpha: Any) -> Interpolation:
     Weights between the pretrained and the fine-tuned ones often keep most of
     what both know. Moving averages are interpolated as well; see
     `reestimate_averages` for an alternative. A record made while the model
-    holds them has α as ``training/interpolation``.
+    holds them has α as ``training/interpolation``. Called once more, it goes on
+    from what the model holds then: a notebook's cell that may run twice is
+    better a ``with`` block.
 
     Args:
         model: a built model with the trained weights.
@@ -105,6 +123,7 @@ def interpolate(model: Any, reference: Any, alpha: Any) -> Interpolation:
     >>> float(model.predict(np.ones((1, 1)), verbose=0)[0, 0])
     2.0
     """
+    internals.sync_state(model)
     every = _weights_of(model)
     shares = _shares(alpha, every)
     return Interpolation(model, alpha, shares, _values(reference, model, every))
@@ -115,12 +134,12 @@ class InterpolationCurve:
     """What was found at each α of `interpolation_curve`.
 
     Attributes:
-        rows: one mapping for each α, with ``"alpha"`` and every result.
+        rows: one mapping for each α, with ``"alpha"``, as it was given, and every result.
     """
 
-    rows: tuple[dict[str, float], ...]
+    rows: tuple[dict[str, Any], ...]
 
-    def best(self, result: str, better: Callable[[Iterable[float]], float] = max) -> float:
+    def best(self, result: str, better: Callable[[Iterable[float]], float] = max) -> Any:
         """Gives the α at which `result` is largest, or smallest with ``better=min``."""
         wanted = better([row[result] for row in self.rows])
         return next(row["alpha"] for row in self.rows if row[result] == wanted)
@@ -131,20 +150,23 @@ class InterpolationCurve:
 
         figure = Figure(layout="constrained")
         axes = figure.add_subplot()
+        alphas = [row["alpha"] for row in self.rows]
+        by_selector = any(isinstance(alpha, Mapping) for alpha in alphas)
+        places = range(len(alphas)) if by_selector else alphas
         for name in self._names():
-            axes.plot(
-                [row["alpha"] for row in self.rows],
-                [row[name] for row in self.rows],
-                marker="o",
-                label=name,
-            )
+            axes.plot(places, [row[name] for row in self.rows], marker="o", label=name)
+        if by_selector:
+            axes.set_xticks(places, [interpolated.as_text(_said(alpha)) for alpha in alphas])
         axes.set_xlabel("α, share of the trained weights")
         axes.legend()
         return figure
 
     def __str__(self) -> str:
         names = self._names()
-        rows = [[f"{row['alpha']:g}", *(f"{row[n]:.6g}" for n in names)] for row in self.rows]
+        rows = [
+            [interpolated.as_text(_said(row["alpha"])), *(f"{row[n]:.6g}" for n in names)]
+            for row in self.rows
+        ]
         return tables.render("Interpolation", ["#α", *(f"#{name}" for name in names)], rows)
 
     def _names(self) -> list[str]:
@@ -154,7 +176,7 @@ class InterpolationCurve:
 def interpolation_curve(
     model: Any,
     reference: Any,
-    alphas: Iterable[float],
+    alphas: Iterable[Any],
     evaluate: Callable[[Any], Any],
     verbose: int = 1,
 ) -> InterpolationCurve:
@@ -163,7 +185,7 @@ def interpolation_curve(
     Args:
         model: as for `interpolate`.
         reference: as for `interpolate`.
-        alphas: numbers from 0 to 1.
+        alphas: each as `alpha` of `interpolate`: numbers from 0 to 1, or by selector.
         evaluate: called with the model at each α; returns a number or a
             mapping of names to numbers.
         verbose: 1 shows a progress bar.
@@ -185,89 +207,36 @@ def interpolation_curve(
     ... ).rows
     ({'alpha': 0.0, 'bias': 0.0}, {'alpha': 0.5, 'bias': 0.5}, {'alpha': 1.0, 'bias': 1.0})
     """
+    internals.sync_state(model)
     every = _weights_of(model)
-    wanted = [_share(alpha) for alpha in alphas]
+    if isinstance(alphas, (str, Mapping)) or not isinstance(alphas, Iterable):
+        raise TypeError(f"`alphas` is a list, with an α in each place; received {alphas!r}.")
+    wanted = [(alpha, _shares(alpha, every)) for alpha in alphas]
     if not wanted:
         raise RuleError("`alphas` is empty; pass numbers from 0 to 1.")
     values = _values(reference, model, every)
     bar = keras.utils.Progbar(len(wanted), unit_name="α") if verbose else None
     rows = []
-    for alpha in wanted:
-        with Interpolation(model, alpha, [(site, alpha) for site in every], values):
+    for alpha, shares in wanted:
+        with Interpolation(model, alpha, shares, values):
             found = evaluate(model)
-        results = found if isinstance(found, Mapping) else {"result": found}
-        rows.append({"alpha": alpha, **{str(name): float(v) for name, v in results.items()}})
+        given = alpha if isinstance(alpha, Mapping) else float(alpha)
+        rows.append({"alpha": given, **_results(found)})
         if bar is not None:
             bar.add(1)
     return InterpolationCurve(tuple(rows))
 
 
-def reestimate_averages(model: Any, data: Any, batch_size: int = 32) -> int:
-    """Replaces the moving averages of `BatchNormalization` by those over `data`.
-
-    Interpolated weights put out other means than either end; this gives each
-    normalisation the plain average over the batches. Layers that do not train,
-    by their flag or by a rule, keep theirs, as in training.
-
-    Args:
-        model: a built model.
-        data: an array of inputs, or batches: each the inputs, or a tuple of
-            inputs and whatever follows.
-        batch_size: rows of a batch, for an array.
-
-    Returns:
-        How many layers were estimated anew.
-
-    Raises:
-        ValueError: where `model` has no such layer that trains, or `data` no batch.
-
-    Source: ``update_bn`` of Stochastic Weight Averaging, Izmailov et al. 2018,
-    arXiv 1803.05407.
-
-    Example:
-
-    >>> import keras, numpy as np
-    >>> norm = keras.layers.BatchNormalization()
-    >>> model = keras.Sequential([keras.Input((1,)), norm])
-    >>> reestimate_averages(model, np.array([[1.0], [3.0]]))
-    1
-    >>> float(norm.moving_mean[0])
-    2.0
-    """
-    frozen = frozen_in_calls(model)
-    layers = {
-        id(layer): layer
-        for site in sites(model)
-        if isinstance(layer := site.layer, keras.layers.BatchNormalization)
-        and layer.trainable
-        and id(layer) not in frozen
-    }
-    if not layers:
-        raise ValueError(f"{model.name!r} has no BatchNormalization that trains.")
-    momenta = [(layer, layer.momentum) for layer in layers.values()]
-    count = 0
+def _results(found: Any) -> dict[str, float]:
+    """Gives what was evaluated as numbers by name."""
+    results = found if isinstance(found, Mapping) else {"result": found}
     try:
-        for inputs in _batches(data, batch_size):
-            # The share of the past that makes an exponential average a plain one.
-            for layer in layers.values():
-                layer.momentum = count / (count + 1)
-            model(inputs, training=True)
-            count += 1
-    finally:
-        for layer, momentum in momenta:
-            layer.momentum = momentum
-    if not count:
-        raise ValueError("`data` has no batch; pass inputs to average over.")
-    return len(layers)
-
-
-def _batches(data: Any, size: int) -> Iterable[Any]:
-    if hasattr(data, "shape"):
-        for start in range(0, len(data), size):
-            yield data[start : start + size]
-        return
-    for batch in data:
-        yield keras.utils.unpack_x_y_sample_weight(batch)[0]
+        return {str(name): float(value) for name, value in results.items()}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`evaluate` returns a number or a mapping of names to numbers; received {found!r}. "
+            "model.evaluate gives a mapping with return_dict=True."
+        ) from None
 
 
 def _weights_of(model: Any) -> Sequence[Site]:
@@ -305,11 +274,13 @@ def _said(alpha: Any) -> Any:
 
 def _share(alpha: Any) -> float:
     try:
-        number = float(alpha)
+        number = None if isinstance(alpha, (bool, str)) else float(alpha)
     except (TypeError, ValueError):
+        number = None
+    if number is None:
         raise TypeError(
             f"`alpha` is a number or a mapping of selectors to numbers; received {alpha!r}."
-        ) from None
+        )
     if not 0.0 <= number <= 1.0:
         raise RuleError(
             f"`alpha` is the share of the trained weights, from 0 to 1; received {alpha!r}."
@@ -329,6 +300,11 @@ def _values(reference: Any, model: Any, every: Sequence[Site]) -> list[Array]:
 
 
 def _reference(asked: Any, model: Any, every: Sequence[Site]) -> Reference:
+    if not isinstance(asked, (list, tuple, str, os.PathLike, keras.Layer)):
+        raise TypeError(
+            "`reference` is a model, a file, the directory of a run or a list of arrays; received "
+            f"{asked!r:.200}."
+        )
     if not isinstance(asked, (str, os.PathLike)) or not Path(asked).is_dir():
         return sources.given(asked, model, every, every)[0]
     path = Path(asked)

@@ -11,11 +11,20 @@ def hold(model: Any, key: Any, alpha: Any) -> None:
     _HELD.setdefault(model, []).append((key, alpha))
 
 
-def release(model: Any, key: Any) -> None:
-    """Takes an interpolation out again; nothing where it is not held."""
-    _HELD[model] = [pair for pair in _HELD.get(model, ()) if pair[0] is not key]
+def release(model: Any, key: Any) -> list[Any]:
+    """Takes an interpolation out again, and gives those put in after it; none if it is not held."""
+    held = _HELD.get(model, [])
+    place = next((i for i, (other, _) in enumerate(held) if other is key), len(held))
+    _HELD[model] = held[:place] + held[place + 1 :]
+    return [other for other, _ in held[place + 1 :]]
 
 
 def shares(model: Any) -> list[Any]:
     """Lists the shares that `model` holds, in the order in which they were put in."""
     return [alpha for _, alpha in _HELD.get(model, ())]
+
+
+def as_text(alpha: Any) -> str:
+    """Gives a share, or shares by selector, as tables show it."""
+    pairs = alpha.items() if isinstance(alpha, dict) else [("", alpha)]
+    return ", ".join(f"{selector} {share:g}".strip() for selector, share in pairs)

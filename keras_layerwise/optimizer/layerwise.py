@@ -14,6 +14,7 @@ import keras
 
 from keras_layerwise.backend import internals
 from keras_layerwise.errors import RuleError
+from keras_layerwise.model import interpolated
 from keras_layerwise.optimizer import attachment, storing, summary
 from keras_layerwise.optimizer import rules as rules_module
 from keras_layerwise.optimizer.attachment import layerwise_optimizers as layerwise_optimizers
@@ -247,6 +248,9 @@ class LayerwiseOptimizer(Stepper):
         self._sync()
         sizes = self.state.slots.size_of if self.built else (lambda position: 0)
         text = summary.table(self.name, self.plan, self.inner_optimizer, sizes, per_weight)
+        for model in self.plan.models:
+            for share in interpolated.shares(model):
+                text += f"\n Interpolated, share of the trained: {interpolated.as_text(share)}"
         (print_fn or print)(text)
 
     # Storing and loading.

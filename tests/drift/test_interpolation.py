@@ -1,5 +1,7 @@
 """Weights between a reference and the trained ones, against the formula in NumPy."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -59,6 +61,65 @@ def test_by_selector_the_first_decides_and_the_others_stay():
         np.testing.assert_array_equal(now, w1)
 
 
+def test_undone_in_another_order_no_weight_stays_between():
+    model, start, end = trained()
+    first = kl.interpolate(model, start, {"body": 0.5})
+    second = kl.interpolate(model, start, {"body/kernel": 0.5, "head": 0.0})
+    first.undo()
+    kernel, bias, *_, head = weights_of(model)
+    np.testing.assert_array_equal(kernel, end[0])
+    np.testing.assert_array_equal(bias, end[1])
+    np.testing.assert_array_equal(head, start[-1])  # which the second alone holds
+    second.undo()
+    first, second = (kl.interpolate(model, start, 0.5) for _ in range(2))
+    first.undo()
+    assert "interpolation" not in kl.inventory(model)["training"]
+    second.undo()
+    for found, w1 in zip(weights_of(model), end, strict=True):
+        np.testing.assert_array_equal(found, w1)
+
+
+def test_an_interruption_half_way_leaves_the_trained_weights(monkeypatch):
+    model, start, end = trained()
+    last = model.weights[-1]
+    assign = type(last).assign
+
+    def interrupted(self, value):
+        if self is last and np.asarray(value).tolist() != end[-1].tolist():
+            raise KeyboardInterrupt
+        return assign(self, value)
+
+    monkeypatch.setattr(type(last), "assign", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kl.interpolate(model, start, 0.5)
+    assert "interpolation" not in kl.inventory(model)["training"]
+    for found, w1 in zip(weights_of(model), end, strict=True):
+        np.testing.assert_array_equal(found, w1)
+
+
+def test_in_the_middle_of_an_epoch_it_reads_what_was_trained_up_to_there():
+    model = models.sequential()
+    start = weights_of(model)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+
+    class Half(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            before = kl.interpolate(self.model, start, 1.0)
+            with kl.interpolate(self.model, start, 0.5):
+                self.found = weights_of(self.model)
+            before.undo()
+
+    half, plain = Half(), models.sequential()
+    models.fit(model, callbacks=[half])
+    plain.compile(keras.optimizers.SGD(0.1), "mse")
+    models.fit(plain)
+    for w0, w1, other, between in zip(
+        start, weights_of(model), weights_of(plain), half.found, strict=True
+    ):
+        np.testing.assert_allclose(w1, other, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(between, (w0 + w1) / 2, rtol=1e-5, atol=1e-6)
+
+
 def test_predictions_are_those_of_the_weights_between_also_where_they_were_compiled():
     model, start, end = trained()
     x, _ = models.data()
@@ -88,6 +149,11 @@ def test_a_record_has_what_the_model_holds(tmp_path):
         "training/interpolation/body": 0.5,
         "training/interpolation/head/kernel": 0.25,
     }
+    shown = []
+    model.compile(kl.LayerwiseOptimizer("sgd"), "mse")
+    kl.optimizer_of(model).build(model.trainable_variables)
+    kl.optimizer_of(model).summary(shown.append)
+    assert "share of the trained: body 0.5, head/kernel 0.25" in shown[0]
     held.undo()
     assert "interpolation" not in kl.inventory(model)["training"]
     with kl.interpolate(model, start, 1):
@@ -140,8 +206,6 @@ def test_a_real_network_between_two_of_its_own():
 
 
 def re_block():
-    import re
-
     return re.compile(r"(Conv1|bn_Conv1|expanded_conv_).*")
 
 
@@ -152,10 +216,11 @@ class TestBadInput:
         with pytest.raises(kl.RuleError, match="from 0 to 1"):
             kl.interpolate(model, weights_of(model), alpha)
 
-    def test_what_is_no_number_is_a_type_error(self):
+    @pytest.mark.parametrize("alpha", ["half", "0.5", True, [0.5]])
+    def test_what_is_no_number_is_a_type_error(self, alpha):
         model = models.sequential()
-        with pytest.raises(TypeError, match="'half'"):
-            kl.interpolate(model, weights_of(model), "half")
+        with pytest.raises(TypeError, match=re.escape(repr(alpha))):
+            kl.interpolate(model, weights_of(model), alpha)
 
     def test_a_selector_that_picks_nothing_is_named(self):
         model = models.sequential()
@@ -173,6 +238,10 @@ class TestBadInput:
     def test_a_directory_that_holds_no_run_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="WeightDrift"):
             kl.interpolate(models.sequential(), tmp_path, 0.5)
+
+    def test_what_is_no_reference_is_named(self):
+        with pytest.raises(TypeError, match="received None"):
+            kl.interpolate(models.sequential(), None, 0.5)
 
     def test_a_model_without_weights(self):
         with pytest.raises(kl.RuleError, match="Build"):
@@ -213,52 +282,35 @@ class TestCurve:
         for found, w1 in zip(weights_of(model), end, strict=True):
             np.testing.assert_array_equal(found, w1)
 
+    def test_each_share_may_be_by_part(self):
+        pytest.importorskip("matplotlib", reason="draws the plot; not installed everywhere")
+        model, start, end = trained()
+        alphas = [{kl.outline(model).head: 0.0}, {"head/bias": 0.5, "head": 0.0}, 1]
+        curve = kl.interpolation_curve(
+            model, start, alphas, lambda m: weights_of(m)[-1].sum(), verbose=0
+        )
+        expected = [start[-1].sum(), (start[-1].sum() + end[-1].sum()) / 2, end[-1].sum()]
+        np.testing.assert_allclose([row["result"] for row in curve.rows], expected, rtol=1e-5)
+        assert curve.best("result") in alphas
+        assert "head/bias 0.5, head 0" in str(curve)
+        (axes,) = curve.plot().axes
+        assert axes.get_xticklabels()[1].get_text() == "head/bias 0.5, head 0"
+        for found, w1 in zip(weights_of(model), end, strict=True):
+            np.testing.assert_array_equal(found, w1)
+
+    @pytest.mark.parametrize("found", [None, [0.5, 0.25], {"loss": "low"}])
+    def test_what_evaluates_to_no_number_is_named(self, found):
+        model = models.sequential()
+        with pytest.raises(TypeError, match="return_dict=True"):
+            kl.interpolation_curve(model, weights_of(model), [0.5], lambda m: found, verbose=0)
+
+    @pytest.mark.parametrize("alphas", [0.5, {"body": 0.5}])
+    def test_one_share_is_no_list(self, alphas):
+        model = models.sequential()
+        with pytest.raises(TypeError, match="list"):
+            kl.interpolation_curve(model, weights_of(model), alphas, lambda m: 0, verbose=0)
+
     def test_no_share_is_an_error(self):
         model = models.sequential()
         with pytest.raises(kl.RuleError, match="empty"):
             kl.interpolation_curve(model, weights_of(model), [], lambda m: 0, verbose=0)
-
-
-class TestAverages:
-    def test_they_become_the_plain_average_over_the_batches(self):
-        norm = keras.layers.BatchNormalization(momentum=0.9)
-        model = keras.Sequential([keras.Input((3,)), norm])
-        rng = np.random.default_rng(0)
-        batches = [rng.normal(size=(8, 3)).astype("float32") for _ in range(5)]
-        assert kl.reestimate_averages(model, [(x, None) for x in batches]) == 1
-        means, variances = ([f(x, axis=0) for x in batches] for f in (np.mean, np.var))
-        np.testing.assert_allclose(models.numpy(norm.moving_mean), np.mean(means, 0), rtol=1e-5)
-        found = models.numpy(norm.moving_variance)
-        np.testing.assert_allclose(found, np.mean(variances, 0), rtol=1e-5)
-        assert norm.momentum == 0.9
-
-    def test_an_array_is_cut_into_batches(self):
-        norm = keras.layers.BatchNormalization()
-        model = keras.Sequential([keras.Input((1,)), norm])
-        kl.reestimate_averages(model, np.array([[1.0], [3.0], [8.0]], "float32"), batch_size=2)
-        np.testing.assert_allclose(models.numpy(norm.moving_mean), [(2 + 8) / 2])
-
-    def test_a_layer_that_does_not_train_keeps_its_own(self):
-        norm = keras.layers.BatchNormalization()
-        norm.trainable = False
-        model = keras.Sequential([keras.Input((1,)), norm])
-        with pytest.raises(ValueError, match="no BatchNormalization that trains"):
-            kl.reestimate_averages(model, np.ones((4, 1)))
-
-    def test_a_layer_that_a_rule_freezes_keeps_its_own_and_is_not_counted(self):
-        held, free = (keras.layers.BatchNormalization(name=n) for n in ("held", "free"))
-        model = keras.Sequential([keras.Input((3,)), held, free, keras.layers.Dense(1)])
-        optimizer = kl.LayerwiseOptimizer("sgd", {"held": kl.Rule(frozen=True)})
-        model.compile(optimizer, "mse")
-        x = np.random.default_rng(0).normal(3.0, size=(8, 3)).astype("float32")
-        model.fit(x, np.zeros((8, 1)), verbose=0)
-        before = models.numpy(held.moving_mean)
-        assert kl.reestimate_averages(model, x) == 1
-        np.testing.assert_array_equal(models.numpy(held.moving_mean), before)
-        scale = 1 / np.sqrt(1.0 + held.epsilon)
-        np.testing.assert_allclose(models.numpy(free.moving_mean), scale * x.mean(0), rtol=1e-4)
-
-    def test_without_a_batch_it_is_an_error(self):
-        model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
-        with pytest.raises(ValueError, match="no batch"):
-            kl.reestimate_averages(model, [])
