@@ -1,6 +1,7 @@
 """Freezes blocks that have settled, while a model trains."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +12,8 @@ from keras_layerwise.backend.arrays import Watched
 from keras_layerwise.drift import settling, sums
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.errors import RuleError
+from keras_layerwise.hyperparameters.fit import callbacks_of
+from keras_layerwise.model import selectors
 from keras_layerwise.model.outline import Outline, outline
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer, optimizer_of
 
@@ -23,6 +26,11 @@ class AutoFreeze(keras.callbacks.Callback):
     movement still changes as much as the others' are frozen, with the stem;
     see `keras_layerwise.drift.settling.first_unsettled`. The last block, the
     neck and the head train to the end. What was frozen stays frozen.
+
+    A run that is resumed goes on with what was frozen, and looks twice before
+    it decides anew. Where another callback is to unfreeze blocks, as
+    `GradualUnfreeze` does at every epoch, train one after the other, in a
+    ``fit`` each.
 
     A change of what is frozen costs a new trace of the step, so nothing is
     frozen where the steps that are left would not earn it back: a block saves
@@ -45,7 +53,8 @@ class AutoFreeze(keras.callbacks.Callback):
     Raises:
         ValueError: for an `interval`, `percentile` or `trace_cost` out of range.
         RuleError: at the start of training, where the model is not trained by
-            a `LayerwiseOptimizer`, or its parts cannot be told.
+            a `LayerwiseOptimizer`, its parts cannot be told, or another
+            callback is to unfreeze some of them.
 
     Source: AutoFreeze, Liu et al. 2021, arXiv 2102.01386, which looks at
     gradients where this looks at movement.
@@ -88,13 +97,22 @@ class AutoFreeze(keras.callbacks.Callback):
         self.parts = parts
         self.decisions: list[dict[str, Any]] = []
         self._follower: _Follower | None = None
-        self._epoch = self._batches = self._seen = 0
+        self._epoch = self._batches = self._seen = self._looks = 0
 
     def planned_changes(self, epoch: float) -> list[Any]:
-        """Lists what has been frozen so far, by which the record tells it from an accident."""
+        """Lists what has been frozen so far, by which the record tells it from an accident.
+
+        By the end that may be all but the last block: a checkpoint from which a
+        run is resumed may hold a decision that its record has not seen.
+        """
+        if epoch == math.inf and self.model.built:
+            return _below(self._parts(), -1)
         if self._follower is None or not self.decisions:
             return []
         return self._follower.below(self._follower.start)
+
+    def _parts(self) -> Outline:
+        return outline(self.model) if self.parts is None else self.parts
 
     def get_config(self) -> dict[str, Any]:
         """Gives the settings, as a record shows them."""
@@ -104,31 +122,38 @@ class AutoFreeze(keras.callbacks.Callback):
             "trace_cost": self.trace_cost,
         }
 
-    def set_model(self, model: Any) -> None:
-        """Resets what was seen if the model changed."""
-        if model is not getattr(self, "_model", None):
-            self._follower, self.decisions, self._seen = None, [], 0
-        super().set_model(model)
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Resets what was seen if the model or its optimizer changed."""
+        if self._follower is not None and not self._follower.is_of(self.model):
+            self._follower, self.decisions, self._seen, self._looks = None, [], 0, 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Takes the first look, here because other callbacks may restore weights before."""
-        self._epoch = epoch
+        self._epoch, self._batches = epoch, 0
         if self._follower is None and self.model.built:
-            self._follower = _Follower(self.model, self.parts)
+            self._follow()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Looks at the steps before this one where the interval is in steps."""
-        if self.interval != "epoch" and self._seen and self._seen % self.interval == 0:
+        if self.interval != "epoch" and self._seen // self.interval > self._looks:
+            self._looks = self._seen // self.interval
             self._look(batch)
-        self._seen += 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts the steps, of which Keras may make several before it says so."""
+        self._seen += batch + 1 - self._batches
         self._batches = batch + 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Looks at the epoch where the interval is an epoch."""
         if self._follower is None:
-            self._follower = _Follower(self.model, self.parts)
+            self._follow()
         elif self.interval == "epoch":
             self._look(self._batches)
+
+    def _follow(self) -> None:
+        self._follower = _Follower(self.model, self._parts())
+        self._follower.check(c for c in callbacks_of(self.model) or () if c is not self)
 
     def _look(self, batch: int) -> None:
         follower = self._follower
@@ -160,10 +185,10 @@ class _Follower:
         start: position of the first block that trains.
     """
 
-    def __init__(self, model: Any, parts: Outline | None) -> None:
+    def __init__(self, model: Any, parts: Outline) -> None:
         self._model = model
         self._optimizer = self._optimizer_of(model)
-        self._parts = outline(model) if parts is None else parts
+        self._parts = parts
         blocks = list(self._parts.blocks)
         if len(blocks) < 2:
             raise RuleError(
@@ -189,6 +214,27 @@ class _Follower:
             )
         return found
 
+    def is_of(self, model: Any) -> bool:
+        """Tells whether `model`, trained as it is now, is the one that is followed."""
+        return model is self._model and optimizer_of(model) is self._optimizer
+
+    def check(self, callbacks: Iterable[Any]) -> None:
+        """Raises a `RuleError` where one of `callbacks` plans to change what this freezes."""
+        mine = {a.path for part in self.below(-1) for a in self._assigned(part)}
+        for callback in callbacks:
+            plan = getattr(callback, "planned_changes", lambda epoch: ())
+            for selector in plan(float("inf")):
+                if mine & {found.path for found in self._assigned(selector)}:
+                    raise RuleError(
+                        f"{type(callback).__name__} is to change {selectors.label(selector)!r} in "
+                        "this fit, which AutoFreeze may have frozen by then. Train one after the "
+                        "other: fit(..., epochs=3, callbacks=[the one]), then fit(..., epochs=10, "
+                        "initial_epoch=3, callbacks=[AutoFreeze()])."
+                    )
+
+    def _assigned(self, selector: Any) -> tuple[Any, ...]:
+        return self._optimizer.selected(selector)
+
     def look(self, percentile: float) -> int:
         """Measures the movement since the last look; returns the first unsettled block."""
         internals.sync_state(self._model)
@@ -206,8 +252,7 @@ class _Follower:
 
     def below(self, start: int) -> list[Any]:
         """Gives the parts under block `start`: the stem, where there is one, and the blocks."""
-        stem = [self._parts.stem] if self._parts.stem.weights else []
-        return [*stem, *self._blocks[:start]] if start else []
+        return _below(self._parts, start)
 
     def freeze(self, start: int) -> None:
         """Freezes what is under block `start`."""
@@ -221,6 +266,12 @@ class _Follower:
     def _frozen_already(self) -> int:
         """Tells how many blocks at the bottom are frozen, in a run that goes on."""
         for i, block in enumerate(self._blocks[:-1]):
-            if not all(found.frozen for found in self._optimizer.selected(block)):
+            if not all(found.frozen for found in self._assigned(block)):
                 return i
         return len(self._blocks) - 1
+
+
+def _below(parts: Outline, block: int) -> list[Any]:
+    """Gives the parts under a block: the stem, where there is one, and the blocks."""
+    stem = [parts.stem] if parts.stem.weights else []
+    return [*stem, *parts.blocks[:block]] if block else []

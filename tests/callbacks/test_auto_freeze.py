@@ -104,6 +104,44 @@ def test_an_interval_in_steps_looks_within_the_epoch():
     assert all(step % 3 == 0 for step in steps)
 
 
+def test_steps_are_counted_also_where_keras_makes_several_at_once():
+    """As with ``steps_per_execution``, which PyTorch has not."""
+    freeze, model, looks = kl.AutoFreeze(4, trace_cost=0), network(), []
+    model.compile(kl.LayerwiseOptimizer("sgd"), "mse")
+    freeze.set_model(model)
+    freeze._look = lambda batch: looks.append(freeze._seen)
+    for epoch in range(2):
+        freeze.on_epoch_begin(epoch)
+        for batch in range(0, 8, 2):
+            freeze.on_train_batch_begin(batch)
+            freeze.on_train_batch_end(batch + 1)
+    assert looks == [4, 8, 12]
+
+
+def test_the_optimizer_of_a_cell_that_runs_again_is_the_one_that_freezes():
+    freeze, model = kl.AutoFreeze(trace_cost=0, percentile=75), network()
+    for _ in range(2):
+        trained(freeze, model=model)
+        frozen = [a.path for a in kl.optimizer_of(model).assignments if a.frozen]
+        assert frozen
+        assert len(freeze.decisions[-1]["frozen"]) == len(frozen) / 2
+
+
+@pytest.mark.parametrize("made", ["by_block", "by name"])
+def test_who_unfreezes_blocks_at_every_epoch_is_refused_beside_it(made):
+    model = network()
+    rules = {"block_*": kl.Rule(frozen=True)}
+    model.compile(kl.LayerwiseOptimizer(keras.optimizers.SGD(0.05), rules), "mse")
+    unfreeze = kl.GradualUnfreeze({1: "block_*"})
+    if made == "by_block":
+        unfreeze = kl.GradualUnfreeze.by_block(model)
+    x = np.ones((8, 5), "float32")
+    with pytest.raises(kl.RuleError, match=r"GradualUnfreeze.*one after the other"):
+        model.fit(x, x[:, :1], epochs=3, verbose=0, callbacks=[kl.AutoFreeze(), unfreeze])
+    last_alone = kl.GradualUnfreeze({1: "block_3"})  # which it never freezes
+    model.fit(x, x[:, :1], epochs=3, verbose=0, callbacks=[kl.AutoFreeze(), last_alone])
+
+
 def test_it_is_no_violation_of_the_record_but_in_it(tmp_path):
     freeze = kl.AutoFreeze(trace_cost=0)
     trained(freeze, callbacks=[kl.FreezeHyperparameters(tmp_path / "run")])
@@ -113,6 +151,31 @@ def test_it_is_no_violation_of_the_record_but_in_it(tmp_path):
     changed = {change["key"] for change in record.changes if change["new"] is True}
     assert changed
     assert "AutoFreeze" in str(record.values["training"])
+
+
+def test_a_checkpoint_that_is_ahead_of_its_record_is_the_same_run(tmp_path):
+    class Killed(keras.callbacks.Callback):
+        observes_only = True
+
+        def on_epoch_end(self, epoch, logs=None):
+            if freeze.decisions:
+                raise SystemExit
+
+    def run():
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        record = kl.FreezeHyperparameters(tmp_path / "run")
+        trained(freeze, epochs=10, callbacks=[backup, *killed, record])
+
+    freeze, killed = kl.AutoFreeze(trace_cost=0, percentile=75), [Killed()]
+    with pytest.raises(SystemExit):
+        run()
+    assert not kl.load_record(tmp_path / "run").changes
+    decided = freeze.decisions[-1]["frozen"]
+    freeze, killed = kl.AutoFreeze(trace_cost=0, percentile=75), []
+    run()
+    record = kl.load_record(tmp_path / "run")
+    assert (record.status, record.violations) == ("finished", [])
+    assert all(set(decided) <= set(decision["frozen"]) for decision in freeze.decisions)
 
 
 def test_a_run_that_goes_on_keeps_what_was_frozen():
