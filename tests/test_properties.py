@@ -1,6 +1,6 @@
 """What holds for every model, every name and every input, however hostile.
 
-CI runs one round of 11,850 cases, `make properties` a million. `PROPERTY_ROUNDS`
+CI runs one round of 12,560 cases, `make properties` a million. `PROPERTY_ROUNDS`
 sets the number of rounds; the cases that held are counted at the end.
 """
 
@@ -28,7 +28,10 @@ from keras_layerwise import (
     RuleError,
     interpolate,
     load_record,
+    lora_plus,
+    reestimate_averages,
 )
+from keras_layerwise.drift.settling import first_unsettled
 from keras_layerwise.model import selectors
 from keras_layerwise.model.structure import sites, sites_of_variables
 from keras_layerwise.optimizer.rules import Rules, as_rules, resolve
@@ -771,6 +774,51 @@ def test_interpolation_takes_each_layer_its_share_of_the_way_and_back(layers, ot
                 assert alpha not in (0, 1) or (weight == ends[i][int(alpha)]).all()
     for weight, expected in zip(model.get_weights(), end, strict=True):
         np.testing.assert_array_equal(weight, expected)
+
+
+@few
+@given(st.lists(st.lists(halves, min_size=2, max_size=2), min_size=1, max_size=4))
+def test_averages_that_are_estimated_anew_are_those_of_the_batches(batches):
+    norm = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((1,)), norm])
+    found = np.array(batches, "float32")
+    assert reestimate_averages(model, [batch[:, None] for batch in found]) == 1
+    for average, expected in (
+        (norm.moving_mean, found.mean(1)),
+        (norm.moving_variance, found.var(1)),
+    ):
+        value = keras.ops.convert_to_numpy(average)[0]
+        np.testing.assert_allclose(value, expected.mean(), rtol=1e-5, atol=1e-5)
+
+
+@many
+@given(st.data())
+def test_what_has_settled_stays_frozen_and_one_block_is_left(data):
+    count = data.draw(st.integers(1, 12))
+    numbers = st.lists(st.floats(0, 1e6), min_size=count, max_size=count)
+    start = data.draw(st.integers(0, count - 1))
+    found = first_unsettled(
+        data.draw(numbers), data.draw(numbers), start, data.draw(st.floats(0, 100))
+    )
+    assert start <= found < count
+
+
+@few
+@given(
+    st.lists(st.booleans(), min_size=3, max_size=3).filter(any),
+    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.floats(0.01, 10)),
+    st.floats(0.5, 64),
+)
+def test_lora_plus_multiplies_any_base_for_b_alone(with_lora, base, ratio):
+    model = _dense("a", "b", "c")
+    for layer, has in zip(model.layers, with_lora, strict=True):
+        if has:
+            layer.enable_lora(2)
+    found = LayerwiseOptimizer("sgd", lora_plus(model, ratio, base=base), model=model).assignments
+    for entry in found:
+        factor = ratio if entry.path.endswith(("_b", "bias")) else 1.0
+        plain_rate = base.get(entry.path.split("/")[0], 1.0)
+        assert entry.multiplier == pytest.approx(plain_rate * factor, rel=1e-6), entry.path
 
 
 @few

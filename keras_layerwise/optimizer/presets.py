@@ -161,7 +161,8 @@ def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
     The groups are those of peft's ``create_loraplus_optimizer`` (Hayou et al.
     2024, arXiv 2402.12354): A matrices and other weights at the rate that
     `base` gives them, B matrices at `ratio` times that; biases and weights of
-    one dimension are in B's group, without weight decay.
+    one dimension are in B's group, without weight decay. B of an embedding is
+    in it too, which peft leaves at A's rate: its name there is not B's.
 
     Args:
         model: a model with LoRA weights; call ``enable_lora`` first.

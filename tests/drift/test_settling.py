@@ -1,9 +1,7 @@
 """The rule of AutoFreeze against its published one."""
 
-import hypothesis
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from keras_layerwise.drift.settling import first_unsettled, pays
 
@@ -46,17 +44,6 @@ def test_it_decides_step_by_step_as_the_published_code(seed, percentile):
         decisions.append(start)
     assert decisions == published(sums, percentile)
     assert decisions[-1] > 0
-
-
-@hypothesis.given(st.data())
-def test_what_is_frozen_stays_frozen_and_one_block_is_left(data):
-    count = data.draw(st.integers(1, 12))
-    numbers = st.lists(st.floats(0, 1e6), min_size=count, max_size=count)
-    start = data.draw(st.integers(0, count - 1))
-    found = first_unsettled(
-        data.draw(numbers), data.draw(numbers), start, data.draw(st.floats(0, 100))
-    )
-    assert start <= found < count
 
 
 def test_a_block_that_begins_to_move_has_not_settled():

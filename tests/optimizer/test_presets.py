@@ -4,8 +4,6 @@ import itertools
 
 import keras
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from keras_layerwise import (
     LayerwiseOptimizer,
@@ -252,24 +250,6 @@ def test_lora_plus_has_the_groups_of_peft_on_a_kerashub_network():
     for weight, a in zip(model.trainable_weights, optimizer.assignments, strict=True):
         if weight.name == "lora_kernel_b":
             assert a.multiplier == 2.0 * 4
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.booleans(), min_size=3, max_size=3).filter(any),
-    st.dictionaries(st.sampled_from(["d0", "d1", "d2"]), st.floats(0.01, 10)),
-    st.floats(0.5, 64),
-)
-def test_lora_plus_multiplies_any_base_for_b_alone(with_lora, base, ratio):
-    model = dense_chain(3)
-    for layer, has in zip(model.layers, with_lora, strict=True):
-        if has:
-            layer.enable_lora(2)
-    found = LayerwiseOptimizer("sgd", lora_plus(model, ratio, base=base), model=model).assignments
-    for a in found:
-        plain = base.get(a.path.split("/")[0], 1.0)
-        factor = ratio if a.path.endswith(("_b", "bias")) else 1.0
-        assert a.multiplier == pytest.approx(plain * factor, rel=1e-6), a.path
 
 
 def test_lora_plus_takes_a_bias_by_head_for_a_bias():
