@@ -10,7 +10,7 @@ from keras_layerwise.optimizer import (
     layerwise,  # noqa: F401 - registers its classes with Keras
 )
 
-attachment.install()  # before the hook on fit, which goes around what it finds
+attachment.install()
 fit_hook.install()
 
 if internals.backend() not in registration.BACKENDS:  # Keras itself does not train there

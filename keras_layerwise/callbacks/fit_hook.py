@@ -1,11 +1,11 @@
-"""Wraps ``keras.Model.fit``, so that a callback learns what Keras does not tell it.
+"""Wraps ``keras.Model.fit``, so that callbacks and optimizers learn what Keras does not tell them.
 
 Keras tells a callback neither what ``fit`` was given nor that training raised
-or was interrupted. Both are known to the caller of ``fit`` only, so ``fit`` is
-wrapped, once and transparently, when this package and Keras are both loaded.
-The wrapper acts for our callbacks and optimizers only. Of a ``fit`` that has
-ended it keeps, for `inventory`, what it was given in a few plain values, as
-long as the model lives.
+or was interrupted, and an optimizer not that it is to begin. All this is known
+to the caller of ``fit`` only, so ``fit`` is wrapped, once and transparently,
+when this package and Keras are both loaded. The wrapper acts for our callbacks
+and optimizers only. Of a ``fit`` that has ended it keeps, for `inventory`, what
+it was given in a few plain values, as long as the model lives.
 """
 
 import functools
@@ -19,6 +19,7 @@ import keras
 from keras_layerwise.backend.processes import has_workers
 from keras_layerwise.callbacks.base import RunCallback
 from keras_layerwise.hyperparameters import fit as given
+from keras_layerwise.optimizer.attachment import layerwise_optimizers, prepare
 
 MULTI_WORKER = (
     "Keras 3 does not train in fit under tf.distribute.MultiWorkerMirroredStrategy, with any "
@@ -34,8 +35,10 @@ def install() -> None:
     """Lets every later ``fit`` be described to our callbacks, and tells them of a failure.
 
     A `RunCallback` in `fit`'s list has ``on_train_error(error)`` called with what
-    ``fit`` raises, interruptions included; then it is raised. What Keras raises
-    under a strategy that its ``fit`` does not work with says so. Once more is harmless.
+    ``fit`` raises, interruptions included; then it is raised. A `LayerwiseOptimizer`
+    is built for the model, or adopts what changed, before the first step. What Keras
+    raises for these under a strategy that its ``fit`` does not work with says so.
+    A second call changes nothing.
     """
     global _is_on
     with _lock:
@@ -91,13 +94,13 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         before = given.begin(self, bound.arguments, callbacks)
         del bound
         try:
+            prepare(self)
             return original(self, *args, **kwargs)
         except BaseException as error:
             for callback in ours:
                 callback.on_train_error(error)
-            if "PerReplica" in str(error) and has_workers(
-                getattr(self, "distribute_strategy", None)
-            ):
+            concerns_us = ours or layerwise_optimizers(getattr(self, "optimizer", None))
+            if concerns_us and _is_of_workers(self, error):
                 raise RuntimeError(MULTI_WORKER) from error
             raise
         finally:
@@ -105,6 +108,11 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
 
     fit.keras_layerwise_fit = fit  # type: ignore[attr-defined]
     return fit
+
+
+def _is_of_workers(model: Any, error: BaseException) -> bool:
+    """Tells whether Keras failed because it does not train in ``fit`` under several workers."""
+    return "PerReplica" in str(error) and has_workers(getattr(model, "distribute_strategy", None))
 
 
 def _flatten(callbacks: Any) -> Iterator[Any]:

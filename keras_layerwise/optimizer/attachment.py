@@ -1,9 +1,10 @@
 """How an optimizer learns which model it trains, without being told.
 
 Keras's ``compile`` gives a model its optimizer and says nothing to the
-optimizer. So `compile`, `fit` and `train_on_batch` are wrapped, once and
+optimizer. So ``compile`` and ``train_on_batch`` are wrapped, once and
 transparently, when this package and Keras are both loaded; they act only for
-models that have a `LayerwiseOptimizer`. With the model known, names of nested
+models that have a `LayerwiseOptimizer`. ``fit`` is wrapped for the callbacks
+already, and that wrapper calls `prepare` here. With the model known, names of nested
 models resolve, a change of what is frozen reaches the compiled step, layers
 that are frozen whole compute so, and weights that joined get their slots.
 """
@@ -246,15 +247,14 @@ def _found_on(model: Any) -> Iterator[Any]:
 
 
 def install() -> None:
-    """Has ``compile``, ``fit`` and ``train_on_batch`` tell optimizers their model."""
+    """Has ``compile`` and ``train_on_batch`` tell optimizers their model."""
     _wrap("compile", after=_compiled)
-    _wrap("fit", before=prepare)
     _wrap("train_on_batch", before=prepare)
 
 
 def uninstall() -> None:
     """Gives Keras its own methods back."""
-    for name in ("compile", "fit", "train_on_batch"):
+    for name in ("compile", "train_on_batch"):
         owner = internals.owner_of(name)
         original = getattr(vars(owner)[name], _MARK, None)
         if original is not None:

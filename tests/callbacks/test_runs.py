@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import inspect
 import json
 import os
 import threading
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import keras_layerwise as kl
-from keras_layerwise.backend import processes
+from keras_layerwise.backend import internals, processes
 from keras_layerwise.callbacks import fit_hook, runs
 from keras_layerwise.hyperparameters import fit as given
 from keras_layerwise.storage import run_file
@@ -388,17 +389,35 @@ class TestFitIsSeen:
         del callback, model
         keras.utils.clear_session()
         gc.collect()
-        assert found[0]() is None
+        assert [ref() for ref in found] == [None, None]
 
     def test_the_wrapper_comes_off(self):
+        installed = keras.Model.fit
+        owner = internals.owner_of("fit")
         fit_hook.uninstall()
         try:
-            assert not hasattr(keras.Model.fit, "_keras_layerwise")
+            assert keras.Model.fit is vars(owner)["fit"]
+            assert inspect.unwrap(keras.Model.fit).__module__.startswith("keras.")
+            assert not hasattr(keras.Model.fit, "keras_layerwise_fit")
         finally:
             fit_hook.install()
+        assert inspect.unwrap(keras.Model.fit) is inspect.unwrap(installed)
         installed = keras.Model.fit
         fit_hook.install()
         assert keras.Model.fit is installed
+
+    def test_an_error_is_explained_only_where_something_is_ours(self, monkeypatch):
+        def fails(self, *args, **kwargs):
+            raise ValueError("of PerReplica")
+
+        monkeypatch.setattr(fit_hook, "has_workers", lambda strategy: True)
+        monkeypatch.setattr(keras.Model, "fit", fit_hook._wrapped(fails))
+        model = net()
+        with pytest.raises(ValueError, match="of PerReplica"):
+            fit(model)
+        model.compile(kl.LayerwiseOptimizer("sgd"), "mse")
+        with pytest.raises(RuntimeError, match="Keras 3 does not train in fit under"):
+            fit(model)
 
     def test_what_others_wrap_around_it_stays_theirs(self, tmp_path, monkeypatch):
         ours, seen = keras.Model.fit, []
