@@ -2,13 +2,14 @@
 
 Each function's docstring is the promise that the rest of the package relies on;
 ``tests/backend/test_internals.py`` holds each on every backend and on the
-oldest versions. Methods that are missing are an error when this module is
-imported, attributes when they are read: nothing here turns into None.
+oldest versions. A name that Keras has no more is an error: when this module is
+imported where not every object has it, when it is read where every object does.
 """
 
 import contextlib
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,32 @@ def backend() -> str:
     name: str = keras.backend.backend()
     return name
 
+
+def require(owner: type, *names: str) -> None:
+    """Checks that a class, or its methods, still know these names.
+
+    Raises:
+        ImportError: for names that are gone. What only some objects have would
+            otherwise read as a value that is not there.
+    """
+    known = set(dir(owner))
+    for cls in owner.__mro__:
+        for method in filter(inspect.isfunction, vars(cls).values()):
+            known.update(inspect.unwrap(method).__code__.co_names)
+    if missing := [name for name in names if name not in known]:
+        raise ImportError(
+            f"Keras {keras.version()} has no {owner.__name__}.{', '.join(missing)}, which "
+            "keras_layerwise replaces or reads. Install a version of Keras that "
+            "keras_layerwise names in its requirements."
+        )
+
+
+require(keras.Sequential, "_functional")
+require(keras.Function, "_nodes_by_depth")
+require(keras.losses.MeanSquaredError, "_fn_kwargs")
+require(keras.metrics.BinaryAccuracy, "_direction")
+_OF_MODELS = {"jax": ["jax_state_sync"], "tensorflow": ["distribute_strategy"]}
+require(keras.Model, *_OF_MODELS.get(backend(), ()))
 
 # Layers.
 
@@ -71,6 +98,15 @@ def seed_generators(layer: Any) -> list[Any]:
     """Gives the list of random generators that `layer` itself keeps; changes to it hold."""
     found: list[Any] = layer._seed_generators
     return found
+
+
+def noted_arguments(layer: Any) -> dict[str, Any]:
+    """Gives what `layer` was made with, from which Keras makes the config of a class without one.
+
+    Changes to it hold. Empty where the arguments are not all plain values.
+    """
+    noted = layer._auto_config
+    return {} if noted is None else noted.config
 
 
 @contextlib.contextmanager

@@ -1,16 +1,17 @@
-"""Rates and Adam's update, spelled so that XLA needs no kernel for each weight's rate.
+"""Rates and Adam's update, written so that XLA compiles the updates of equal layers once.
 
-Kernels of equal layers are one program for XLA, compiled once, where all that
-is different comes to them in buffers. A rate that is a place in a vector, or a
-constant, is a part of the kernel, and makes it another program: compiling 50
-updates of 16 × 16 took 0.9 s and not 0.2. So each weight's place is read from an
-array of its own, at an index that is always 0 and not known when it is compiled.
+XLA compiles two kernels once if they are the same code and differ only in the
+buffers that they read. A rate written as a constant, or read at a constant
+index of a vector, is part of the code, so that every weight gets a kernel of
+its own: compiling 50 updates of 16 × 16 took 0.9 s and not 0.2. So the index of
+each weight's rate is itself read from an array, at a place that is always 0 but
+that XLA cannot know when it compiles.
 
 Keras multiplies the rate by √(1 − β₂ᵗ) and divides by 1 − β₁ᵗ. With a rate for
-each layer that is a division for each layer, and XLA gives a division that
-several kernels read a kernel of its own: 101 more for 51 layers. Here the
-quotient comes first, once for all weights; a rate is then one multiplication,
-which XLA takes into the kernel that updates the weight.
+each layer that is a division for each layer, and XLA puts a division whose
+result several kernels read into a kernel of its own: 101 more for 51 layers.
+Here the quotient is computed once for all weights; a rate is then one
+multiplication, which XLA fuses into the kernel that updates the weight.
 
 On a processor XLA copies each weight before a step whose gradients read it: nothing
 says that the update, which writes in its place, comes after them. A rate that is
@@ -28,6 +29,7 @@ from keras import ops
 
 from keras_layerwise.backend.fused import Update
 from keras_layerwise.backend.internals import backend
+from keras_layerwise.backend.keras_optimizers import momentums_of, velocities_of
 
 
 def part(vector: Any, count: int, step: Any) -> tuple[Any, ...]:
@@ -93,7 +95,7 @@ def _length(optimizer: Any, dtype: str) -> tuple[Any, ...]:
 def _adam_update(
     optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any, shared: Any
 ) -> None:
-    mean, square = optimizer._momentums[position], optimizer._velocities[position]
+    mean, square = momentums_of(optimizer)[position], velocities_of(optimizer)[position]
     optimizer.assign_add(mean, (gradient - mean) * (1 - optimizer.beta_1))
     optimizer.assign_add(square, (ops.square(gradient) - square) * (1 - optimizer.beta_2))
     below = ops.sqrt(square) + optimizer.epsilon

@@ -3,12 +3,13 @@
 As `keras_layerwise.backend.internals`, which has those of layers, models and data.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_layerwise.backend.internals import backend
+from keras_layerwise.backend.internals import backend, require
 
 AVERAGES = "_model_variables_moving_average"
 """Attribute of an optimizer that lists the moving averages of the weights it trains."""
@@ -16,25 +17,29 @@ NOT_SLOTS = ("_variables", "_trainable_variables")
 """Attributes of an optimizer that list variables, but no slots of weights."""
 
 
-def _require(owner: type, *names: str) -> None:
-    missing = [name for name in names if not hasattr(owner, name)]
-    if missing:
-        raise ImportError(
-            f"Keras {keras.version()} has no {owner.__name__}.{', '.join(missing)}, which "
-            "keras_layerwise replaces or calls. Install a version of Keras that "
-            "keras_layerwise names in its requirements."
-        )
-
-
-_require(
+require(
     keras.optimizers.Optimizer,
     "_apply_weight_decay",
     "_backend_update_step",
     "_get_variable_index",
     "_track_variable",
+    "_untrack_variable",
     "_use_weight_decay",
     "_var_key",
 )
+if backend() == "tensorflow":
+    require(
+        keras.optimizers.Optimizer, "_distribution_strategy", "_track_trackable", "_delete_tracking"
+    )
+if backend() == "torch":
+    _parallel = importlib.import_module(
+        "keras.src.backend.torch.optimizers.torch_parallel_optimizer"
+    )
+    require(_parallel.TorchParallelOptimizer, "_parallel_update_step")
+require(keras.optimizers.Adam, "_momentums", "_velocities")
+require(keras.optimizers.RMSprop, "_momentums", "_velocities")
+require(keras.optimizers.Adagrad, "_accumulators")
+require(keras.optimizers.Nadam, "_u_product")
 
 
 def step_counter(optimizer: Any) -> Any:
@@ -45,6 +50,21 @@ def step_counter(optimizer: Any) -> Any:
 def state_of(optimizer: Any) -> list[Any]:
     """Lists every variable that the optimizer tracks, in the order in which they were made."""
     return list(optimizer._variables)
+
+
+def momentums_of(optimizer: Any) -> Any:
+    """Lists by position the slots of Adam's first moments, or of RMSprop's momentum."""
+    return optimizer._momentums
+
+
+def velocities_of(optimizer: Any) -> Any:
+    """Lists by position the slots of the averages of squared gradients, of Adam and RMSprop."""
+    return optimizer._velocities
+
+
+def accumulators_of(optimizer: Any) -> Any:
+    """Lists by position the slots of Adagrad's sums of squared gradients."""
+    return optimizer._accumulators
 
 
 def schedule_of(optimizer: Any) -> Any:
@@ -64,12 +84,12 @@ def set_trained(optimizer: Any, weights: Sequence[Any]) -> None:
 
 
 def key_of(optimizer: Any, weight: Any) -> Any:
-    """Gives what the optimizer knows a weight by; equal for one variable always."""
+    """Gives the key by which the optimizer finds a weight's slots; it never changes."""
     return optimizer._var_key(weight)
 
 
 def index_of(optimizer: Any, weight: Any) -> int:
-    """Gives the position of a weight's slots in the optimizer's lists."""
+    """Gives the position of a weight's slots in each of the optimizer's lists."""
     return int(optimizer._get_variable_index(weight))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_layerwise.backend.fused import Update
+from keras_layerwise.backend.keras_optimizers import accumulators_of, momentums_of, velocities_of
 
 
 def _is_dense(variable: Any, gradient: Any) -> bool:
@@ -106,9 +107,9 @@ def _adam_powers(optimizer: Any, dtype: str) -> tuple[Any, ...]:
 _ADAM_IN_THREE = (300, 40_000)
 """Elements from which and below which `_adam_in_three` is faster than the kernel for Adam.
 
-That kernel takes the work on each element for that on all of them, and hands
-pieces of a few elements to every core; beyond a few thousand the pieces are
-worth it. The kernels for the other optimizers do not.
+TensorFlow overestimates what Adam's kernel costs per element, and splits even a
+small weight among all cores; only above a few thousand elements does that pay.
+The kernels for the other optimizers have no such fault.
 """
 
 
@@ -123,8 +124,8 @@ def _adam_update(
     first, second, epsilon, _ = shared
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
-        m=_handle(optimizer._momentums, position),
-        v=_handle(optimizer._velocities, position),
+        m=_handle(momentums_of(optimizer), position),
+        v=_handle(velocities_of(optimizer), position),
         beta1_power=first,
         beta2_power=second,
         lr=rate,
@@ -138,11 +139,11 @@ def _adam_update(
 def _adam_in_three(
     optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any, shared: Any
 ) -> None:
-    """Updates both moments and the weight by a kernel each, which does not share out its work."""
+    """Updates both moments and the weight by one single-threaded kernel each."""
     import tensorflow as tf
 
-    mean = optimizer._momentums[position].value
-    square = optimizer._velocities[position].value
+    mean = momentums_of(optimizer)[position].value
+    square = velocities_of(optimizer)[position].value
     for slot, beta, now in (
         (mean, optimizer.beta_1, gradient),
         (square, optimizer.beta_2, tf.square(gradient)),
@@ -167,8 +168,8 @@ def _rmsprop_update(
     smaller = (1 - rounded) / (1 - optimizer.rho)
     tf.raw_ops.ResourceApplyRMSProp(
         var=variable.handle,
-        ms=_handle(optimizer._velocities, position),
-        mom=_handle(optimizer._momentums, position),
+        ms=_handle(velocities_of(optimizer), position),
+        mom=_handle(momentums_of(optimizer), position),
         lr=rate * math.sqrt(smaller),
         rho=tf.constant(optimizer.rho, rate.dtype),
         momentum=tf.constant(optimizer.momentum, rate.dtype),
@@ -183,7 +184,7 @@ def _rmsprop_in_two(
     """Updates by two smaller kernels: without momentum RMSprop has no slot for its own to write."""
     import tensorflow as tf
 
-    velocity = optimizer._velocities[position].value
+    velocity = velocities_of(optimizer)[position].value
     tf.raw_ops.ResourceApplyGradientDescent(
         var=velocity.handle,
         alpha=tf.constant(1 - optimizer.rho, rate.dtype),
@@ -212,7 +213,7 @@ def _adagrad_update(
     )
     tf.raw_ops.ResourceApplyAdagradV2(
         var=variable.handle,
-        accum=_handle(optimizer._accumulators, position),
+        accum=_handle(accumulators_of(optimizer), position),
         lr=rate,
         epsilon=tf.constant(epsilon, rate.dtype),
         grad=gradient,

@@ -18,6 +18,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_layerwise.backend.keras_optimizers import accumulators_of, momentums_of, velocities_of
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -44,10 +46,10 @@ class Rates:
 
 
 def update_of(optimizer: Any) -> Callable[..., None] | None:
-    """Gives the update, None where Keras's own has to do it.
+    """Gives the function that updates weights; None where Keras's own has to do it.
 
-    It takes the optimizer, and for each weight its position in the optimizer,
-    its gradient and itself; and their `Rates`.
+    Its arguments: the optimizer; lists of the weights' positions in it, of their
+    gradients and of the weights themselves; and their `Rates`.
     """
     kind = type(optimizer)
     if not kind.__module__.startswith("keras.src.backend.torch."):
@@ -94,7 +96,7 @@ def pull(
 
 
 def _launches(values: Sequence[Any]) -> bool:
-    """Tells whether an operation on `values` is a launch: then fewer launches win, not passes."""
+    """Tells whether `values` lie on a device, where each operation costs a launch."""
     return bool(values[0].device.type != "cpu")
 
 
@@ -103,7 +105,7 @@ def _values(slots: Sequence[Any], places: Sequence[int]) -> list[Any]:
 
 
 def _subtract_products(values: Sequence[Any], those: Sequence[Any], rates: Rates) -> None:
-    """Subtracts from each of `values` its one of `those` times its rate."""
+    """Subtracts rate × `those` from `values`, weight by weight."""
     import torch
 
     if _launches(values):
@@ -117,7 +119,7 @@ def _subtract_products(values: Sequence[Any], those: Sequence[Any], rates: Rates
 def _subtract_quotients(
     values: Sequence[Any], above: Sequence[Any], below: Sequence[Any], rates: Rates
 ) -> None:
-    """Subtracts from each of `values` its rate times `above` over `below`."""
+    """Subtracts rate × `above` / `below` from `values`, weight by weight."""
     import torch
 
     above = torch._foreach_mul(above, rates.scale)
@@ -149,8 +151,8 @@ def _adam(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates)
     first, second = (
         1 - ops.power(ops.cast(beta, dtype), step) for beta in (optimizer.beta_1, optimizer.beta_2)
     )
-    means = _values(optimizer._momentums, places)
-    squares = _values(optimizer._velocities, places)
+    means = _values(momentums_of(optimizer), places)
+    squares = _values(velocities_of(optimizer), places)
     torch._foreach_mul_(means, optimizer.beta_1)
     torch._foreach_add_(means, grads, alpha=1 - optimizer.beta_1)
     torch._foreach_mul_(squares, optimizer.beta_2)
@@ -164,7 +166,7 @@ def _adam(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates)
 def _adagrad(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates) -> None:
     import torch
 
-    sums = _values(optimizer._accumulators, places)
+    sums = _values(accumulators_of(optimizer), places)
     torch._foreach_addcmul_(sums, grads, grads)
     below = torch._foreach_add(sums, optimizer.epsilon)
     torch._foreach_sqrt_(below)

@@ -62,6 +62,19 @@ class TestLayers:
             layer.another = keras.random.SeedGenerator(1)
         assert len(internals.seed_generators(layer)) == 2
 
+    def test_what_a_layer_was_made_with_becomes_its_config(self):
+        class Scaled(keras.layers.Layer):
+            def __init__(self, power=1.0, **kwargs):
+                super().__init__(**kwargs)
+                self.power = power
+
+        layer = Scaled(2.0)
+        noted = internals.noted_arguments(layer)
+        assert noted["power"] == 2.0
+        noted["power"] = 3.0
+        assert layer.get_config()["power"] == 3.0
+        assert internals.noted_arguments(keras.layers.Activation(lambda x: x)) == {}
+
 
 class TestGraphs:
     def test_levels_run_from_the_inputs_to_the_outputs(self):
@@ -115,6 +128,21 @@ class TestOptimizers:
             np.abs(models.numpy(a) - b).max() > 0 for a, b in zip(averages, before, strict=True)
         ]
         assert moved == [True] + [False] * (len(averages) - 1)
+
+    def test_the_slots_of_the_optimizers_that_have_updates_of_ours(self):
+        slots = {
+            keras.optimizers.Adam: [keras_optimizers.momentums_of, keras_optimizers.velocities_of],
+            keras.optimizers.RMSprop: [keras_optimizers.velocities_of],
+            keras.optimizers.Adagrad: [keras_optimizers.accumulators_of],
+        }
+        for kind, words in slots.items():
+            model, optimizer = built(kind())
+            shapes = [tuple(v.shape) for v in model.trainable_variables]
+            assert [[tuple(v.shape) for v in word(optimizer)] for word in words] == [shapes] * len(
+                words
+            )
+        _, optimizer = built(keras.optimizers.RMSprop(momentum=0.5))
+        assert len(keras_optimizers.momentums_of(optimizer)) == len(shapes)
 
     def test_a_tracked_variable_is_among_the_state(self):
         _, optimizer = built()
@@ -373,8 +401,38 @@ def test_the_backend_is_named():
     assert internals.backend() == keras.config.backend()
 
 
-def test_every_word_of_the_room_has_its_contract():
-    source = Path(internals.__file__).read_text()
-    words = set(re.findall(r"^def ([a-z]\w*)", source, re.MULTILINE))
-    held = set(re.findall(r"internals\.(\w+)", Path(__file__).read_text()))
+def test_a_name_that_keras_has_no_more_is_an_error():
+    class Renamed:
+        old_class_attribute = 1
+
+        def __init__(self):
+            self._new = 2
+
+    internals.require(Renamed, "old_class_attribute", "_new")
+    with pytest.raises(ImportError, match=rf"Keras {keras.version()} has no Renamed\._old, which"):
+        internals.require(Renamed, "_new", "_old")
+
+
+@pytest.mark.parametrize("module", [internals, keras_optimizers], ids=lambda m: m.__name__)
+def test_every_word_of_the_room_has_its_contract(module):
+    words = set(re.findall(r"^def ([a-z]\w*)", Path(module.__file__).read_text(), re.MULTILINE))
+    name = module.__name__.rpartition(".")[2]
+    held = set(re.findall(rf"{name}\.(\w+)", Path(__file__).read_text()))
+    assert words
     assert words - held == set()
+
+
+def test_the_words_are_the_only_place_of_private_names():
+    """The updates of ours use the slots by these words; PyTorch's operations are its own names."""
+    other = [
+        path
+        for path in Path(internals.__file__).parent.glob("*.py")
+        if path.stem not in ("internals", "keras_optimizers")
+    ]
+    found = {
+        path.stem: set(re.findall(r"(?<!self)(?<!cls)\.(_[a-z]\w*)", path.read_text()))
+        for path in other
+    }
+    found["torch_foreach"] = {n for n in found["torch_foreach"] if not n.startswith("_foreach_")}
+    found["arrays"] -= {"_replace"}
+    assert {stem: names for stem, names in found.items() if names} == {}
