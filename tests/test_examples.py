@@ -1,5 +1,6 @@
 """Examples assert what they claim; every block of code in README and docs runs."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -64,6 +65,29 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     namespace = {"__name__": "__main__"}
     for number, block in enumerate(BLOCKS[page], 1):
         exec(compile(block, f"{page}, block {number}", "exec"), namespace)
+
+
+def private_imports(code):
+    """What code takes from the package beside its public names."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        public = {"keras_layerwise", *(f"keras_layerwise.{n}" for n in keras_layerwise.__all__)}
+        yield from (n for n in names if n.startswith("keras_layerwise") and n not in public)
+
+
+def test_examples_and_docs_use_public_names_only():
+    code = {path.name: [path.read_text()] for path in ROOT.glob("examples/*.py")} | BLOCKS
+    assert len(code) > 20
+    found = {
+        name: [private for block in blocks for private in private_imports(block)]
+        for name, blocks in code.items()
+    }
+    assert {name: names for name, names in found.items() if names} == {}
 
 
 def test_every_guide_has_code():
