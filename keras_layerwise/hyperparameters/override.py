@@ -6,12 +6,14 @@ traced, so an attribute that is set later is silently without effect. Here
 """
 
 import difflib
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_layerwise.backend import internals, keras_optimizers
 from keras_layerwise.errors import RuleError
@@ -24,6 +26,7 @@ from keras_layerwise.storage.values import differences
 
 _FIXED = {
     "name": "names are part of the paths that weights are saved under",
+    "data_format": "the shapes around the layer were made with it; make the model anew with it",
     "dtype": "the weights are made in it; set dtype= when the layer is made",
     "seed": "the generator runs already; assign layer.seed_generator.state",
 }
@@ -56,7 +59,7 @@ class Override:
         self._undo = undo
 
     def undo(self) -> None:
-        """Puts everything back; again is harmless."""
+        """Puts everything back; a second call changes nothing."""
         if not self._undo:
             return
         before = settings_of(self._model)
@@ -248,15 +251,29 @@ def _set(path: str, layer: Any, attribute: str, value: Any, undo: list[Callable[
         raise RuleError(f"{attribute!r} of {path!r} cannot change after building: {why}.")
     twins = Twins(path, layer, config, attribute, value)
     found = twins.differences()
-    if found:
-        twins.check_effect(found)
-    elif not same(config.get(attribute), _config(twins.new).get(attribute)):
+    made = _config(twins.new).get(attribute, value)
+    if _is_ignored(value, made) or (not found and not same(config.get(attribute), made)):
         raise RuleError(
             f"{attribute!r} of {path!r} cannot change after building: the layer keeps nothing of "
             "it. Make the model anew with it."
         )
+    if found:
+        twins.check_effect(found)
     for difference in found:
         _put(difference, undo)
+    noted = internals.noted_arguments(layer)
+    if found and attribute in noted:
+        undo.append(functools.partial(noted.update, {attribute: noted[attribute]}))
+        noted[attribute] = value
+
+
+def _is_ignored(value: Any, made: Any) -> bool:
+    """Tells whether a layer that was made with `value` has another one, or none, in its config."""
+    if made is None:
+        return value is not None
+    are_numbers = isinstance(value, (int, float)) and isinstance(made, (int, float))
+    # A negative axis may have become the one that it stands for.
+    return are_numbers and value >= 0 and not np.isclose(value, made)
 
 
 def _put(difference: Difference, undo: list[Callable[[], None]]) -> None:
@@ -278,7 +295,7 @@ def _put(difference: Difference, undo: list[Callable[[], None]]) -> None:
 
 
 def _give_generator(layer: Any, name: str, generator: Any, undo: list[Callable[[], None]]) -> None:
-    """Gives a layer the generator that it was made without at a rate of 0, and locked."""
+    """Adds a random generator to a built layer, which has none where it was made with rate 0."""
 
     def take_back() -> None:
         generators = internals.seed_generators(layer)
@@ -310,7 +327,7 @@ def _set_trainable(layer: Any, value: Any, undo: list[Callable[[], None]]) -> No
 
 
 def _check_optimizer(model: Any) -> None:
-    """Refuses new weights that the optimizer knows: it cannot get new slots for single ones."""
+    """Refuses weights that become trainable and have no slots in the built optimizer."""
     for optimizer in _chain(model):
         if not optimizer.built:
             continue
@@ -338,7 +355,7 @@ def _check_optimizer(model: Any) -> None:
 
 
 def _chain(model: Any) -> Iterator[Any]:
-    """Gives the optimizer and those that it wraps; a `LayerwiseOptimizer` answers for its own."""
+    """Gives the optimizer and those that it wraps, down to a `LayerwiseOptimizer`."""
     optimizer = getattr(model, "optimizer", None)
     while optimizer is not None:
         yield optimizer

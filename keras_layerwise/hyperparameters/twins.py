@@ -72,7 +72,7 @@ class Twins:
         state = random.getstate()
         again = _make(self.layer, config).weights
         random.setstate(state)
-        # What two layers of one config start from alike is no random number.
+        # Equal in two layers of one config, the weight was computed from it and not drawn.
         fixed = [old[i].name for i in moved if _equal(old[i], again[i])]
         if fixed:
             raise RuleError(

@@ -384,6 +384,25 @@ def test_saved_models_keep_overrides(tmp_path):
     assert reloaded.get_layer("dropout").rate == 0.4
 
 
+def test_a_config_that_keras_makes_follows(tmp_path):
+    """ELU has no `get_config`: Keras notes what its constructor was given."""
+    model = traced(build(dense(), keras.layers.ELU(1.0, name="elu")))
+    with kl.override(model, {"elu": {"alpha": 3.0}}) as made:
+        assert [change["key"] for change in made.changes] == ["architecture/layers/elu/alpha"]
+        model.save(tmp_path / "model.keras")
+        reloaded = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_allclose(predict(reloaded), predict(model), rtol=1e-5)
+    assert model.get_layer("elu").get_config()["alpha"] == 1.0
+
+
+def test_what_a_layer_ignores_is_refused():
+    """SimpleRNN takes an activity regularizer, and keeps nothing of it."""
+    recurrent = keras.layers.SimpleRNN(2, name="recurrent")
+    model = keras.Sequential([keras.Input((3, 4)), recurrent])
+    with pytest.raises(kl.RuleError, match="keeps nothing of it"):
+        kl.override(model, {"recurrent": {"activity_regularizer": keras.regularizers.L2(0.5)}})
+
+
 def test_in_mid_run_the_next_step_uses_the_new_value():
     class Penalize(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
