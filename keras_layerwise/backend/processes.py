@@ -37,7 +37,7 @@ def _tensorflow_index() -> int:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}")
         cluster, task = config.get("cluster", {}), config.get("task", {})
         index = int(task.get("index", 0))
-    except (ValueError, TypeError, AttributeError):  # of some other program
+    except (ValueError, TypeError, AttributeError):  # TF_CONFIG of another program's form
         return 0
     others = ("ps", "evaluator", *(("worker",) if "chief" in cluster else ()))
     return index + (task.get("type") in others)

@@ -22,7 +22,7 @@ _INNER_SETTINGS = (
 
 
 def _of_inner(name: str) -> property:
-    """Gives a setting that lives on the inner optimizer, and only there."""
+    """Makes a property that reads and writes a setting of the inner optimizer."""
 
     def get(self: "Wrapper") -> Any:
         return getattr(self.__dict__.get("inner_optimizer"), name, None)

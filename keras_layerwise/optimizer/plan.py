@@ -68,7 +68,7 @@ class Plan:
         self._given = weakref.ref(model)
 
     def train_in(self, model: Any) -> bool:
-        """Notes a model whose compiled step contains the optimizer; whether that is news."""
+        """Notes a model whose compiled step contains the optimizer; returns whether it is new."""
         if self._trainers and self._trainers[-1]() is model:
             return False
         others = [ref for ref in self._trainers if ref() not in (None, model)]

@@ -159,7 +159,7 @@ class EventWriter:
             self._changed.wait_for(lambda: not (self._pending or self._writing), _PATIENCE)
 
     def close(self) -> None:
-        """Writes what is pending and closes the file; again is harmless."""
+        """Writes what is pending and closes the file; a second call changes nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

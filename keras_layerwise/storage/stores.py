@@ -88,7 +88,7 @@ def asked(path: Path) -> Iterator[None]:
 
 
 def claim(path: Path, content: bytes) -> bool:
-    """Makes an object that must not be there yet; whether it was not.
+    """Makes an object unless there is one of that name; returns whether it did.
 
     Raises:
         OSError: where the store does not take it.

@@ -6,7 +6,7 @@ import pytest
 
 import keras_layerwise as kl
 from keras_layerwise.drift.settling import first_unsettled
-from tests.shared.models import numpy, weights_of
+from tests.shared.models import assert_same_weights, numpy, weights_of
 
 
 def network(blocks=4):
@@ -84,8 +84,7 @@ def test_a_run_that_is_repeated_decides_the_same():
     first, second = kl.AutoFreeze(trace_cost=0), kl.AutoFreeze(trace_cost=0)
     one, other = trained(first), trained(second)
     assert first.decisions == second.decisions
-    for a, b in zip(weights_of(one), weights_of(other), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_same_weights(one, other)
 
 
 @pytest.mark.parametrize(("cost", "decides"), [(0, True), (12, False)])

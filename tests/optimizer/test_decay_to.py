@@ -6,7 +6,7 @@ import pytest
 
 import keras_layerwise as kl
 from tests.shared import models
-from tests.shared.models import fit, numpy, tensor, variable, weights_of
+from tests.shared.models import assert_same_weights, fit, numpy, tensor, variable, weights_of
 
 PULL = kl.Rule(weight_decay=0.5, decay_to="initial")
 
@@ -140,8 +140,7 @@ def test_a_file_holds_what_the_weights_began_with(kind, tmp_path):
         again.load_weights(path)
     for model in (whole, again):
         fit(model, epochs=3)
-    for a, b in zip(weights_of(whole), weights_of(again), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    assert_same_weights(whole, again, rtol=1e-6, atol=1e-7)
 
 
 def test_weights_loaded_before_the_optimizer_is_built_are_what_it_pulls_towards(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from keras_layerwise import LayerwiseOptimizer, Rule
 from tests.shared import models
-from tests.shared.models import fit, numpy, tensor, variable, weights_of
+from tests.shared.models import assert_same_weights, fit, numpy, tensor, variable, weights_of
 
 optimizers = keras.optimizers
 
@@ -91,8 +91,7 @@ def test_no_rules_is_the_bare_optimizer_in_fit(make):
     wrapped.compile(exact(make(0.01), {}), loss="mse")
     fit(bare)
     fit(wrapped)
-    for expected, found in zip(weights_of(bare), weights_of(wrapped), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(bare, wrapped)
 
 
 @every_optimizer
@@ -205,8 +204,7 @@ def test_freezing_by_rule_equals_freezing_by_layer():
     by_layer.compile(optimizers.AdamW(0.01, **settings), loss="mse")
     fit(by_rule)
     fit(by_layer)
-    for expected, found in zip(weights_of(by_layer), weights_of(by_rule), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(by_layer, by_rule)
 
 
 def test_everything_frozen_only_counts():
@@ -276,8 +274,7 @@ def test_the_inner_optimizers_features_are_its_own(name, settings):
     wrapped.compile(exact(OPTIMIZERS[name](0.01, **settings), {}), loss="mse")
     fit(bare)
     fit(wrapped)
-    for expected, found in zip(weights_of(bare), weights_of(wrapped), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(bare, wrapped)
 
 
 @pytest.mark.parametrize("settings", BARE_FEATURES.values(), ids=BARE_FEATURES.keys())
@@ -289,8 +286,7 @@ def test_the_features_hold_under_a_multiplier(settings):
     wrapped.compile(exact(inner, rules), loss="mse")
     fit(bare)
     fit(wrapped)
-    for expected, found in zip(weights_of(bare), weights_of(wrapped), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert_same_weights(bare, wrapped, rtol=1e-4, atol=1e-6)
 
 
 def test_a_gradient_that_is_none_is_skipped_as_in_the_bare_optimizer():

@@ -14,7 +14,7 @@ import pytest
 
 from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
 from tests.shared import models
-from tests.shared.models import fit, numpy, weights_of
+from tests.shared.models import assert_same_weights, fit, numpy, weights_of
 
 optimizers = keras.optimizers
 Falling = optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
@@ -95,6 +95,12 @@ def assert_same(model, again):
         np.testing.assert_array_equal(numpy(state_again[name]), numpy(value), err_msg=name)
 
 
+def assert_trains_on_alike(model, again, epochs=2):
+    fit(model, epochs=epochs)
+    fit(again, epochs=epochs)
+    assert_same_weights(model, again)
+
+
 @pytest.mark.parametrize("rules", SELECTORS.values(), ids=SELECTORS.keys())
 @pytest.mark.parametrize(("make", "first", "second"), MODELS.values(), ids=MODELS.keys())
 def test_a_keras_file_keeps_assignment_and_slots(make, first, second, rules, tmp_path):
@@ -106,10 +112,7 @@ def test_a_keras_file_keeps_assignment_and_slots(make, first, second, rules, tmp
         # Keras registers PyTorch's parameters by path. After a reload two layers share one, so
         # one gradient is never set to zero again: with the bare optimizer, too.
         return
-    fit(model)
-    fit(again)
-    for expected, found in zip(weights_of(model), weights_of(again), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_trains_on_alike(model, again)
 
 
 def test_a_frozen_body_stays_frozen_after_a_reload(tmp_path):
@@ -163,11 +166,8 @@ def test_a_model_saved_before_its_first_step(tmp_path):
     model.compile(LayerwiseOptimizer("adam", rules), loss="mse")
     model.save(tmp_path / "m.keras")
     again = keras.models.load_model(tmp_path / "m.keras")
-    fit(model, epochs=1)
-    fit(again, epochs=1)
+    assert_trains_on_alike(model, again, epochs=1)
     assert [s.rule.frozen for s in again.optimizer.plan.settings] == [True, True] + [False] * 4
-    for expected, found in zip(weights_of(model), weights_of(again), strict=True):
-        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("mutate", ["one more layer", "another shape", "another name"])
@@ -202,10 +202,7 @@ def test_weights_files_keep_what_changed_at_run_time(make, first, second, tmp_pa
     again = trained(make, SELECTORS["name"], first, second)
     again.load_weights(tmp_path / "m.weights.h5")
     assert_same(model, again)
-    fit(model)
-    fit(again)
-    for expected, found in zip(weights_of(model), weights_of(again), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_trains_on_alike(model, again)
 
 
 def test_slots_of_a_weight_that_is_frozen_now_are_kept(tmp_path):
@@ -229,8 +226,7 @@ def test_weights_of_another_optimizer_are_skipped_with_a_warning(tmp_path):
         model.load_weights(tmp_path / "bare.weights.h5")
     for name, value in model.optimizer.state.variables().items():
         np.testing.assert_array_equal(numpy(value), before[name])
-    for expected, found in zip(weights_of(bare), weights_of(model), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(bare, model)
 
 
 def gradual(directory, epochs, stop_after=None):
@@ -260,8 +256,7 @@ def test_backup_and_restore_goes_on_as_if_undisturbed(tmp_path, stop_after):
     gradual(tmp_path / "b", 4, stop_after=stop_after)
     resumed = gradual(tmp_path / "b", 4)
     assert_same(undisturbed, resumed)
-    for expected, found in zip(weights_of(undisturbed), weights_of(resumed), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(undisturbed, resumed)
 
 
 @pytest.mark.tensorflow_only
@@ -286,10 +281,7 @@ def test_tf_checkpoint_keeps_assignment_and_slots(make, first, second, tmp_path,
     tf.train.Checkpoint(model=again, optimizer=again.optimizer).restore(path)
     again.optimizer.build(again.trainable_variables)
     assert_same(model, again)
-    fit(model)
-    fit(again)
-    for expected, found in zip(weights_of(model), weights_of(again), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_trains_on_alike(model, again)
 
 
 def test_under_mixed_precision_a_reload_keeps_everything(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
 from tests.shared import models
-from tests.shared.models import fit, numpy, tensor, variable, weights_of
+from tests.shared.models import assert_same_weights, fit, numpy, tensor, variable, weights_of
 
 optimizers = keras.optimizers
 Halving = optimizers.schedules.ExponentialDecay(1.0, decay_steps=1, decay_rate=0.5)
@@ -131,8 +131,7 @@ def test_mixed_float16_equals_the_bare_optimizer():
         fit(wrapped)
     finally:
         keras.config.set_dtype_policy("float32")
-    for expected, found in zip(weights_of(bare), weights_of(wrapped), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    assert_same_weights(bare, wrapped, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.skipif(

@@ -12,6 +12,15 @@ def weights_of(model):
     return [numpy(weight) for weight in model.weights]
 
 
+def assert_same_weights(one, other, **tolerance):
+    """Bit for bit without a tolerance."""
+    for expected, found in zip(weights_of(one), weights_of(other), strict=True):
+        if tolerance:
+            np.testing.assert_allclose(found, expected, **tolerance)
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+
 def variable(value, name="w", dtype="float32"):
     return keras.Variable(np.asarray(value, dtype="float32"), name=name, dtype=dtype)
 
