@@ -65,9 +65,10 @@ class Interpolation:
             weight.assign(value)
             self._trained.pop()
         for later in interpolated.release(self._model, self):
-            later._forget(back)
+            later.forget(back)
 
-    def _forget(self, weights: set[int]) -> None:
+    def forget(self, weights: set[int]) -> None:
+        """Leaves the weights with these ids to whoever moved them last."""
         kept = [pair for pair in self._trained if id(pair[0]) not in weights]
         if self._trained and not kept:
             interpolated.release(self._model, self)
