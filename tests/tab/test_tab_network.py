@@ -87,12 +87,17 @@ def board(tmp_path_factory):
     write_drift(root / "fine", ["l2"], rows("grows", "stays"), fine, values)
     values = growing(STEPS, len(LONG))
     write_drift(root / "long" / ("r" * 200), ["l2"], rows(*LONG), STEPS, {"l2": values})
+    wild = values[:3, :2] * 1e9
+    wild[1:] = np.nan
+    alarm = schema.alarm("nonfinite", "a", STEPS[1], "a is not finite")
+    write_drift(root / "wild/diverged", ["l2"], rows("a", "b"), STEPS[:3], {"l2": wild}, [alarm])
+    write_drift(root / "wild/fine", ["l2"], rows("a", "b"), STEPS, {"l2": values[:, :2]})
     write_drift(root / "turned", ["l2"], rows(TURNED, "head"), STEPS, {"l2": values[:, :2]})
     with tab_browser.tensorboard(root) as found:
 
         def loaded():
             runs = json.loads(found.get("data/plugin/layerwise/runs")[2])["runs"]
-            return len(runs) == 2 + 30 + 8 + 3 and all(
+            return len(runs) == 2 + 30 + 8 + 5 and all(
                 run["stamps"] for run in runs if "broken" not in run["name"]
             )
 
@@ -264,6 +269,8 @@ class TestSweep:
         names = frame.locator("#sweep tbody th")
         frame.locator("#sweep .sort", has_text="final loss").click()
         assert names.first.inner_text().endswith("010")
+        best = frame.locator("#sweep tbody tr").first.locator("td.best")
+        assert best.all_inner_texts() == ["0.04"]  # of the losses
         frame.locator("#sweep .sort", has_text="final loss").click()
         assert names.first.inner_text().endswith("029")
         assert frame.locator("#sweep th[aria-sort=descending]").count() == 1
@@ -296,7 +303,7 @@ class TestSweep:
         assert height < 4000
         shown = frame.locator("#heatmap .head").all_inner_texts()
         assert len(set(shown)) == 30
-        assert len(set(frame.locator("#runs .name").all_inner_texts())) == 43
+        assert len(set(frame.locator("#runs .name").all_inner_texts())) == 45
 
     def test_runs_are_filtered_by_expression(self, page, board):
         frame = opened(page, board, runs=runs("net/a"))
@@ -314,6 +321,16 @@ class TestOneBadRun:
         assert broken.count() == 4
         assert "'timeline' can not be [None]" in broken.nth(2).inner_text()
         assert frame.locator("#runs .broken").count() == 1
+
+
+class TestDivergence:
+    def test_a_run_that_diverged_leaves_the_others_their_colours(self, page, board):
+        ticks = "#legends .bar-ticks span"
+        frame = opened(page, board, runs=runs("wild/fine"))
+        alone = frame.locator(ticks).all_inner_texts()
+        frame = opened(page, board, runs=runs("wild/diverged", "wild/fine"))
+        assert frame.locator(ticks).all_inner_texts() == alone
+        assert "not finite" in frame.locator("#drift-note").inner_text()
 
 
 class TestNames:
@@ -336,6 +353,8 @@ class TestCursor:
         point_at(page, frame, "classes", 25, len(STEPS))
         frame.locator("#lines .cursor:not([hidden])").wait_for()
         assert frame.locator("#heatmap .cursor:not([hidden])").count() == 2
+        point_at(page, frame, "classes", len(STEPS) - 1, len(STEPS))  # the metrics are of the end
+        frame.locator("#forget .at:not([hidden])").nth(1).wait_for()
 
     def test_dragging_zooms_to_steps_that_the_address_keeps(self, page, board):
         frame = opened(page, board, runs=runs("net/a", "net/b"))
@@ -495,6 +514,7 @@ class TestServer:
             page.unroute("**/layerwise/runs")
             page.locator(".reload-button").click()
             frame.locator("#down[hidden]").wait_for(state="attached")
+            page.goto("about:blank")  # it would miss the server that ends now
 
     def test_what_the_page_loads_is_small(self, page, board):
         sizes = {}

@@ -53,7 +53,7 @@ export function showAlarms(panels, onLayer) {
     const { title = cause, remedy = "" } = CAUSES[cause] ?? {};
     const layers = new Set(members.map(({ mark }) => mark.subject)).size;
     const runs = new Set(members.map(({ run }) => run.name)).size;
-    const where = `${count(layers, "layer")} in ${count(runs, "run")}, from step ${stepText(Math.min(...members.map(({ mark }) => mark.step)))}`;
+    const where = `${count(layers, "layer")} in ${count(runs, "run")}, from step ${stepText(members.reduce((first, { mark }) => Math.min(first, mark.step), Infinity))}`;
     const body = el("ul", {});
     const fill = () => {
       if (!details.open || body.children.length) return;

@@ -15,6 +15,12 @@ const TABLE_COLUMNS = 7;
 const TABLE_RUNS = 8;
 const HALVES = ["weights", "averages"];
 
+// Runs whose values stayed finite: one that diverged by decades would leave all others one colour.
+const finite = (panels) => {
+  const found = panels.filter(({ marks }) => !marks.some(({ kind }) => kind === "nonfinite"));
+  return found.length ? found : panels;
+};
+
 let drawn = null; // {panels, tree, kind, statistic, scales, rows, look, pick}
 
 export const drawnPicture = () => drawn;
@@ -29,11 +35,12 @@ function prepare(panels, tree, kind) {
     return made[i].get(key);
   };
   const peaks = new Map();
+  const setting = finite(panels).map((panel) => panels.indexOf(panel));
   const divided = (row, found) =>
     Object.fromEntries(HALVES.map((half) => {
       if (!found[half]) return [half, null];
       const key = `${half} ${row.key} ${row.members.length}`;
-      if (!peaks.has(key)) peaks.set(key, peak(panels.map((_, j) => plainValues(j, row)[half]).filter(Boolean), kind));
+      if (!peaks.has(key)) peaks.set(key, peak(setting.map((j) => plainValues(j, row)[half]).filter(Boolean), kind));
       return [half, shares(found[half], peaks.get(key), kind)];
     }));
   return panels.map((panel, i) => ({
@@ -51,7 +58,7 @@ export function showDrift({ panels: read, tree, kind, statistic, look, onPick })
   const rowOf = new Map(tree.leaves.map((leaf) => [leaf.key, { ...leaf, members: [leaf] }]));
   const relative = choices.relative === "layer", logarithmic = choices.scale === "log";
   const scales = Object.fromEntries(HALVES.map((half) => {
-    const rows = panels.flatMap((panel) => leaves.map((leaf) => panel.values(rowOf.get(leaf.key))[half]).filter(Boolean));
+    const rows = finite(panels).flatMap((panel) => leaves.map((leaf) => panel.values(rowOf.get(leaf.key))[half]).filter(Boolean));
     return [half, rows.length ? colourScale(kind, rows, { logarithmic, relative, half }) : null];
   }));
   drawn = { panels, tree, kind, statistic, scales, look, onPick, matches };
@@ -107,7 +114,10 @@ export function openAll(open) {
 
 function noteOf(panels) {
   if (panels.some(({ matrix }) => !matrix.exact)) return "First view; reading every record…";
-  return panels.some(({ matrix }) => joins(matrix)) ? "Each column joins several records and shows the one that stands out most. Drag to zoom." : "";
+  const said = [];
+  if (panels.some(({ matrix }) => joins(matrix))) said.push("Each column joins several records and shows the one that stands out most. Drag to zoom.");
+  if (finite(panels).length < panels.length) said.push("Runs with values that are not finite do not set the colours.");
+  return said.join(" ");
 }
 
 function summaryOf(panels, rows, kind) {

@@ -10,9 +10,11 @@ import { columnAt } from "./values.js";
 import { axisOf } from "./axis.js";
 
 const PIXELS_PER_COLUMN = 2;
+const HEAD_LINES = 4; // that a run's name may take above its picture
+export const HEAD_LETTER = 7; // pixels of a letter in such a name
 const TICK = 64; // pixels that a step's label takes
 
-const narrowest = (runs) => (runs <= 3 ? 220 : runs <= 8 ? 150 : 72);
+const narrowest = (runs) => (runs <= 8 ? 110 : 72);
 const gap = (runs) => (runs <= 8 ? 14 : 6);
 const axisWidth = (width) => Math.min(320, Math.max(190, width * 0.26));
 
@@ -41,6 +43,7 @@ export function stepTicks(matrix, width) {
     if (step < first[column] || (ticks.length && x - ticks.at(-1).x < TICK) || x > width - TICK / 3) continue;
     ticks.push({ x, text: stepText(step) });
   }
+  if (!ticks.length) ticks.push({ x: width * (1 - 0.5 / columns), text: stepText(last[columns - 1]) });
   return ticks;
 }
 
@@ -81,7 +84,7 @@ export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, loo
   const height = rowHeight(rows.length);
   const left = chart.querySelector(".heat")?.scrollLeft ?? 0;
   const top = chart.querySelector(".heat")?.scrollTop ?? 0;
-  const names = distinct(panels.map(({ run }) => run.name), Math.floor((each - 28) / 7.5));
+  const names = distinct(panels.map(({ run }) => run.name), Math.floor((HEAD_LINES * each - 28) / HEAD_LETTER));
   const grid = el("div", { className: "heat", tabIndex: 0, role: "group", ariaLabel: "Pictures of the runs, scrollable" });
   grid.style.setProperty("--axis", `${axisWidth(width)}px`);
   grid.style.columnGap = `${gap(panels.length)}px`;

@@ -7,7 +7,7 @@ const LINES = 3; // of a row: two for its weights, one for its averages
 export const STRIP = 10;
 
 // A little-endian pixel of a colour as #rrggbb.
-const pixel = (colour) => {
+export const pixel = (colour) => {
   const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
   return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
 };

@@ -1,8 +1,12 @@
 // Pictures as files: SVG and PNG of the heat-map and of charts.
 
 import { download } from "./dom.js";
+import { HEAD_LETTER } from "./heatmap.js";
 
 const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
+
+// A name in lines of so many characters, as the page breaks it.
+const wrapped = (text, most) => text.match(new RegExp(`.{1,${Math.max(1, most)}}`, "gu")) ?? [];
 
 // The heat-map as it is laid out, canvases as images and words as text, scrolled parts too.
 export function heatmapSvg(chart, look) {
@@ -28,7 +32,12 @@ export function heatmapSvg(chart, look) {
     const down = element.closest(".foot") ? foot + 8 : y + h / 2;
     parts.push(`<text x="${x}" y="${down}" dominant-baseline="middle" font-size="11" fill="${soft ? look.soft : look.text}">${escaped(text)}</text>`);
   };
-  for (const element of grid.querySelectorAll(".head, .item")) says(element.querySelector(".label") ?? element, element.textContent);
+  for (const element of grid.querySelectorAll(".item")) says(element.querySelector(".label"), element.textContent);
+  for (const element of grid.querySelectorAll(".head")) {
+    const { x, y, w } = place(element);
+    wrapped(element.textContent, Math.floor(w / HEAD_LETTER)).forEach((line, i) =>
+      parts.push(`<text x="${x}" y="${y + 10 + i * 13}" font-size="11" fill="${look.text}">${escaped(line)}</text>`));
+  }
   for (const element of grid.querySelectorAll(".ticks span")) says(element, element.textContent, true);
   grid.scrollTo(left, top);
   return {

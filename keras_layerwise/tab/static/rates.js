@@ -1,9 +1,13 @@
 // Did the rates hold? Multipliers over depth, and what each layer's rate made of it.
 
 import { CONFIG, FADED, base, logAxis, onSelection, plain } from "./charts.js";
-import { visible } from "./text.js";
+import { middleCut, visible } from "./text.js";
 
 const HEIGHT = 300;
+
+// Of any number of values: a call takes some hundred thousand arguments at most.
+const smallest = (values) => values.reduce((a, b) => Math.min(a, b), Infinity);
+const largest = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 
 // Rates of a layer: those of its weights, the largest in each column.
 export function rateOfLayer(rates, layer) {
@@ -30,14 +34,30 @@ export function budget(rates, layer) {
 
 const NOTABLE = Math.log(2);
 
-// Layers at least twice as far from their run's own line through log distance over log budget, the
-// furthest of them.
-export function offDiagonal(points, most = 5) {
-  const usable = points.filter(({ x, y }) => x > 0 && y > 0);
-  if (usable.length < 3) return new Set();
-  const off = usable.map((point) => ({ point, ratio: Math.log(point.y / point.x) }));
+const NAMED = 5; // layers
+
+// Layers at least twice as far from their run's own line through log distance over log budget,
+// each with how far.
+export function offDiagonal(points) {
+  if (points.length < 3) return [];
+  const off = points.map((point) => ({ point, ratio: Math.log(point.y / point.x) }));
   const middle = off.map(({ ratio }) => ratio).sort((a, b) => a - b)[Math.floor(off.length / 2)];
-  return new Set(off.filter(({ ratio }) => Math.abs(ratio - middle) > NOTABLE).sort((a, b) => Math.abs(b.ratio - middle) - Math.abs(a.ratio - middle)).slice(0, most).map(({ point }) => point));
+  return off.map(({ point, ratio }) => ({ point, off: Math.abs(ratio - middle) })).filter(({ off: far }) => far > NOTABLE);
+}
+
+// The furthest of them in all runs, each layer once, and none where its name would cover another.
+function annotationsOf(story, all, look) {
+  const reach = (values) => Math.log10(largest(values) / smallest(values)) || 1;
+  const [wide, tall] = [reach(all.map(({ x }) => x)), reach(all.map(({ y }) => y))];
+  const named = [];
+  const covers = (a, b) => Math.abs(Math.log10(a.x / b.x)) < wide / 3 && Math.abs(Math.log10(a.y / b.y)) < tall / 16;
+  for (const { point } of [...story].sort((a, b) => b.off - a.off)) {
+    if (named.length < NAMED && !named.some((other) => other.leaf.key === point.leaf.key || covers(other, point))) named.push(point);
+  }
+  return named.map(({ leaf, x, y }) => ({
+    x: Math.log10(x), y: Math.log10(y), text: plain(middleCut(visible(leaf.key), 30)), font: { size: 10, color: look.soft },
+    showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: look.line, ax: 18, ay: -14, xanchor: "left",
+  }));
 }
 
 function layoutOf(chart, look, x, y) {
@@ -66,7 +86,7 @@ export function drawCurves(chart, { runs, records, tree, look, colourOf, faded }
 
 // A point per layer: how far its rate could take it against how far it went.
 export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onPick, onBrush }) {
-  const annotations = [], named = new Set();
+  const story = [], all = [];
   const data = panels.flatMap(({ run, matrix, colour }) => {
     const own = rates.get(run.name);
     if (!own || !matrix.first.length) return [];
@@ -75,12 +95,8 @@ export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onP
       leaf, x: budget(own, leaf.key), y: kind.reads === "falling" ? 1 - matrix.row(leaf.weights)[last] : Math.abs(matrix.row(leaf.weights)[last]),
     })).filter(({ x, y }) => x > 0 && y > 0);
     if (!points.length) return [];
-    const story = panels.length <= 2 ? offDiagonal(points) : new Set();
-    for (const { leaf, x, y } of story) {
-      if (named.has(leaf.key)) continue; // in the other run
-      named.add(leaf.key);
-      annotations.push({ x: Math.log10(x), y: Math.log10(y), text: plain(visible(leaf.key.split("/").at(-1)).slice(-28)), font: { size: 10, color: look.soft }, showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: look.line, ax: 18, ay: -14, xanchor: "left" });
-    }
+    story.push(...offDiagonal(points));
+    all.push(...points);
     return [{
       type: "scatter", mode: "markers", marker: { color: colour, size: 7 }, opacity: faded(run) ? FADED : 0.8, customdata: points.map(({ leaf }) => leaf.weights),
       x: points.map(({ x }) => x), y: points.map(({ y }) => y),
@@ -91,7 +107,7 @@ export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onP
   chart.hidden = !data.length;
   if (!data.length) return;
   const layout = layoutOf(chart, look, { title: "rate × steps", rest: logAxis(data.flatMap(({ x }) => x)) }, { title: kind.label, rest: logAxis(data.flatMap(({ y }) => y)) });
-  window.Plotly.react(chart, data, { ...layout, annotations, dragmode: "select" }, CONFIG);
+  window.Plotly.react(chart, data, { ...layout, annotations: annotationsOf(story, all, look), dragmode: "select" }, CONFIG);
   onSelection(chart, { pick: onPick, brush: onBrush });
 }
 
@@ -108,7 +124,7 @@ export function drawRatios(chart, { panels, tree, look, faded }) {
     const points = parts.map(({ leaves }, i) => {
       const values = leaves.flatMap((leaf) => Array.from((leaf.weights && matrix.row(leaf.weights)) || [])).filter((value) => value > 0);
       const ends = leaves.map((leaf) => (leaf.weights ? matrix.row(leaf.weights)?.at(-1) : NaN)).filter((value) => value > 0);
-      return { i, low: Math.min(...values), high: Math.max(...values), last: ends.length ? Math.max(...ends) : NaN };
+      return { i, low: smallest(values), high: largest(values), last: ends.length ? largest(ends) : NaN };
     }).filter(({ last }) => last > 0);
     return {
       type: "scatter", mode: "markers", opacity: faded(run) ? FADED : 1, y: points.map(({ i }) => i), x: points.map(({ last }) => last), marker: { color: colour, size: 8 },
@@ -117,12 +133,12 @@ export function drawRatios(chart, { panels, tree, look, faded }) {
       hovertemplate: "%{text}<extra></extra>",
     };
   });
-  const layout = layoutOf(chart, look, { title: "update ratio of one step", type: "log" }, { title: "", type: "linear", rest: { tickvals: parts.map((_, i) => i), ticktext: parts.map(({ label }) => plain(label.slice(0, 26))), autorange: "reversed", automargin: true } });
+  const layout = layoutOf(chart, look, { title: "update ratio of one step", type: "log" }, { title: "", type: "linear", rest: { tickvals: parts.map((_, i) => i), ticktext: parts.map(({ label }) => plain(middleCut(label, 34))), autorange: "reversed", automargin: true } });
   layout.height = Math.min(640, 90 + 18 * parts.length);
   layout.margin.t = 24;
   layout.shapes = BANDS.map(({ from, to, colour }) => ({ type: "rect", xref: "x", yref: "paper", x0: from, x1: to, y0: 0, y1: 1, fillcolor: colour, line: { width: 0 }, layer: "below" }));
   const every = data.flatMap(({ x }) => x).map(Math.log10);
-  const range = [Math.min(-6, ...every.map((x) => x - 0.5)), Math.max(-1, ...every.map((x) => x + 0.5))];
+  const range = [Math.min(-6, smallest(every) - 0.5), Math.max(-1, largest(every) + 0.5)];
   layout.xaxis.range = range;
   const middle = ({ from, to }) => (Math.max(Math.log10(from), range[0]) + Math.min(Math.log10(to), range[1])) / 2;
   layout.annotations = BANDS.map((band) => ({ x: middle(band), y: 1, yref: "paper", yanchor: "bottom", text: band.label, showarrow: false, font: { size: 11, color: look.soft } }));

@@ -21,7 +21,7 @@ const FINGERPRINTS = {
   final_weights: { label: "Final weights", same: "same result" },
 };
 
-const STATUS = { running: "◔", finished: "✔", failed: "✖" };
+const STATUS = { running: "◔", finished: "✔", failed: "✖", diverged: "◆" };
 
 export function statusBadge(record) {
   const status = String(record.status);

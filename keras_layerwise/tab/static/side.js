@@ -7,7 +7,7 @@ import { MARKS, STATES } from "./marks.js";
 import { HELD } from "./held.js";
 import { distinct, isPattern, visible } from "./text.js";
 
-const NAME = 17; // characters of a run's name that the list has room for
+const NAME = 26; // characters of a run's name that the list has room for
 const STALE = 10; // minutes
 export const RADIOS = ["scale", "relative", "axis"];
 export const FIELDS = { "layer-filter": "filter", "run-filter": "runfilter" };

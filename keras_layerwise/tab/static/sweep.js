@@ -2,13 +2,16 @@
 
 import { causesFirst, isCause, shown } from "./causes.js";
 import { choices, listOf, objectOf } from "./choices.js";
+import { lowIsBetter } from "./forget.js";
 import { el, float32, refill, sixDigits } from "./dom.js";
+import { pixel, zeroColour } from "./paint.js";
 import { statusBadge } from "./records.js";
 import { COLOURS } from "./scale.js";
 import { distinct, isPattern, matcher, visible } from "./text.js";
 import { leavesBelow } from "./tree.js";
 import { halves } from "./values.js";
 
+const NAME = 32; // characters of a run's name that its cell has room for
 const PICTURE = { width: 96, height: 18 };
 const PLAN = /^training\/callbacks\/[^/]+\/[^/]+\//; // each step of a callback's plan
 const COLUMNS = 12; // of values that differ; the others are in the comparison of two runs
@@ -25,11 +28,18 @@ function columnsOf(records) {
   const many = results.size > 4;
   const ofResult = [...results].filter((name) => !many || name.startsWith("final ")).map((name) => {
     const [kind, ...rest] = name.split(" ");
-    return { key: `result:${name}`, title: many ? rest.join(" ") : name, value: (record) => record.results[kind]?.[rest.join(" ")] };
+    return { key: `result:${name}`, result: true, title: many ? rest.join(" ") : name, value: (record) => record.results[kind]?.[rest.join(" ")] };
   });
   const causes = causesFirst([...keys].filter((key) => isCause(key) && !PLAN.test(key))).slice(0, COLUMNS);
   const ofCause = causes.map((key) => ({ key: `value:${key}`, title: key.replace(/^(user|training)\//, ""), value: (record) => parsed(record.values[key]) }));
   return [...ofResult, ...ofCause];
+}
+
+// The best of the values of one result, undefined where there is nothing to choose from.
+function bestOf(values, name) {
+  const numbers = values.filter(Number.isFinite);
+  if (new Set(numbers).size < 2) return undefined;
+  return lowIsBetter(name) ? Math.min(...numbers) : Math.max(...numbers);
 }
 
 function parsed(text) {
@@ -64,7 +74,7 @@ function sorted(rows, columns) {
 }
 
 // Final drift by part of the model, as one row of colours.
-function finalPicture(panel, tree, scale, kind) {
+function finalPicture(panel, { tree, scale, kind, look }) {
   const canvas = el("canvas", { className: "small", role: "img", ariaLabel: "Final drift from stem to head" });
   if (!panel?.matrix.first.length || !scale) return canvas;
   const last = panel.matrix.first.length - 1;
@@ -74,7 +84,7 @@ function finalPicture(panel, tree, scale, kind) {
   const pixels = new Uint32Array(image.data.buffer);
   values.forEach((value, i) => {
     const place = scale.place(value);
-    pixels[i] = scale.isZero(value) ? 0xffbdbdbd : place === place ? COLOURS[scale.map][(place * 255) | 0] : 0;
+    pixels[i] = scale.isZero(value) ? pixel(zeroColour(look.dark)) : place === place ? COLOURS[scale.map][(place * 255) | 0] : 0;
   });
   canvas.getContext("2d").putImageData(image, 0, 0);
   canvas.style.cssText = `width:${PICTURE.width}px;height:${PICTURE.height}px`;
@@ -103,7 +113,7 @@ function ruleCurve(multipliers, tree) {
 }
 
 /** runs: chosen; records: by name; panels: of the heat-map; on: {sort, where, pair}. */
-export function drawSweep(target, { runs, records, problems, panels, tree, scale, kind, colourOf, on }) {
+export function drawSweep(target, { runs, records, problems, panels, tree, scale, kind, look, colourOf, on }) {
   const columns = columnsOf(records);
   const where = objectOf("where"), pair = listOf("pair");
   const rows = runs.filter((run) => records[run.name]).map((run) => ({ run, record: records[run.name] }));
@@ -112,8 +122,9 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
   const admitted = rows.filter(({ run, record }) =>
     (!brushed.size || brushed.has(run.name)) && matcher(where.run)(run.name) && columns.every(({ key, value }) => admits(where[key], value(record)))
   );
-  const names = new Map(distinct(runs.map((run) => run.name), 40).map((name, i) => [runs[i], name]));
+  const names = new Map(distinct(runs.map((run) => run.name), NAME).map((name, i) => [runs[i], name]));
   const hasCurve = rows.some(({ record }) => Object.keys(record.multipliers).length);
+  const best = new Map(columns.filter(({ result }) => result).map((column) => [column, bestOf(admitted.map(({ record }) => column.value(record)), column.title)]));
   const head = (column) => {
     const direction = choices.sort === column.key ? "ascending" : choices.sort === `-${column.key}` ? "descending" : "none";
     const button = el("button", { type: "button", className: "quiet sort", "data-key": `sort ${column.key}`, title: visible(column.key) }, visible(column.title), { ascending: " ▴", descending: " ▾", none: "" }[direction]);
@@ -142,15 +153,16 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
         const value = column.value(record);
         const whole = value === undefined ? "—" : visible(typeof value === "object" ? JSON.stringify(value) : value);
         const text = typeof value === "number" ? sixDigits(value) : whole;
-        return el("td", { className: typeof value === "number" ? "number" : "", title: whole }, text);
+        const kinds = [typeof value === "number" ? "number" : "", best.get(column) === value ? "best" : ""];
+        return el("td", { className: kinds.filter(Boolean).join(" "), title: whole }, text);
       }),
-      el("td", {}, finalPicture(panels.find((panel) => panel.run === run), tree, scale, kind)),
-      hasCurve ? el("td", {}, ruleCurve(record.multipliers, tree)) : null
+      el("td", { className: "kept" }, finalPicture(panels.find((panel) => panel.run === run), { tree, scale, kind, look })),
+      hasCurve ? el("td", { className: "kept" }, ruleCurve(record.multipliers, tree)) : null
     );
   };
   const heads = [el("th", { scope: "col" }, "Compare"), el("th", { scope: "col" }, "Run"), el("th", { scope: "col" }, "Status"), ...columns.map(head),
-    el("th", { scope: "col" }, "Final drift"), hasCurve ? el("th", { scope: "col" }, "Rules") : null];
-  const filters = [el("td", {}), filter("run", "runs"), el("td", {}), ...columns.map((column) => filter(column.key, column.title)), el("td", {}), hasCurve ? el("td", {}) : null];
+    el("th", { scope: "col", className: "kept" }, "Final drift"), hasCurve ? el("th", { scope: "col", className: "kept" }, "Rules") : null];
+  const filters = [el("td", {}), filter("run", "runs"), el("td", {}), ...columns.map((column) => filter(column.key, column.title)), el("td", { className: "kept" }), hasCurve ? el("td", { className: "kept" }) : null];
   const table = el(
     "table",
     { className: "sheet sweep" },

@@ -7,6 +7,9 @@ const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u206
 export const visible = (text) =>
   String(text).replace(UNSEEN, (found) => `⟨U+${found.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 
+// Whether a word of a name ends before `end`: a point within a number ends none.
+const endsWord = (text, end) => /[/_ =-]$|(?<!\d)\.$/.test(text.slice(Math.max(0, end - 2), end));
+
 // The longest beginning that all texts share, up to where a word of a name ends.
 export function commonPrefix(texts) {
   if (texts.length < 2) return "";
@@ -16,7 +19,7 @@ export function commonPrefix(texts) {
     while (i < end && text[i] === texts[0][i]) i++;
     end = i;
   }
-  while (end > 0 && !"/_. -".includes(texts[0][end - 1])) end--;
+  while (end > 0 && !endsWord(texts[0], end)) end--;
   return texts[0].slice(0, end);
 }
 
@@ -27,11 +30,18 @@ export function middleCut(text, most) {
   return `${text.slice(0, head)}…${text.slice(text.length - (most - 1 - head))}`;
 }
 
-// Names cut to the same length that stay different, where the names are.
+// Names cut to the same length that stay different, where the names are; those that only their
+// middles tell apart are numbered.
 export function distinct(names, most) {
   const prefix = commonPrefix(names);
   const short = prefix.length > 3 && names.some((name) => name.length > most);
-  return names.map((name) => middleCut(visible(short ? `…${name.slice(prefix.length)}` : name), most));
+  const seen = new Map();
+  return names.map((name) => {
+    const cut = middleCut(visible(short ? `…${name.slice(prefix.length)}` : name), most);
+    const number = (seen.get(cut) ?? 0) + 1;
+    seen.set(cut, number);
+    return number === 1 ? cut : `${cut} (${number})`;
+  });
 }
 
 // What a filter takes: a regular expression, or plain text where it is none.
