@@ -32,5 +32,13 @@ def renamed(rows: Sequence[Row], names: Mapping[str, str]) -> tuple[Row, ...]:
     """Gives `rows` under their stable names; as they are where two would become one."""
     if not names:
         return tuple(rows)
-    found = [replace(row, name=stable(row.name, names)) for row in rows]
+    found = [
+        replace(row, name=stable(row.name, names), part=_part(row.part, names)) for row in rows
+    ]
     return tuple(found) if len({row.name for row in found}) == len(found) else tuple(rows)
+
+
+def _part(part: str, names: Mapping[str, str]) -> str:
+    """Gives a part with its block's name in the record: Keras made that name up as well."""
+    kind, number, name = [*part.split("/", 2), "", ""][:3]
+    return f"{kind}/{number}/{stable(name, names)}" if name else part

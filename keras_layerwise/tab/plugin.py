@@ -1,5 +1,6 @@
 """What TensorBoard loads: the routes of the tab, and nothing heavy."""
 
+import contextlib
 import functools
 import gzip
 import json
@@ -14,8 +15,9 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from keras_layerwise.storage import schema
-from keras_layerwise.tab import metrics, tables
+from keras_layerwise.tab import tables
 from keras_layerwise.tab.describing import broken, describe, shared_rows, with_turns
+from keras_layerwise.tab.metrics import Metrics, span_of
 from keras_layerwise.tab.reading import Matrix, Reader, Run, UnknownRunError
 from keras_layerwise.tab.sheets import differing
 
@@ -54,7 +56,7 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     def __init__(self, context: base_plugin.TBContext) -> None:
         self._provider = context.data_provider
-        self._reader = Reader(self._provider)
+        self._reader = Reader(self._provider, context.multiplexer)
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Gives the routes, all of them known beforehand."""
@@ -179,9 +181,10 @@ class LayerwisePlugin(base_plugin.TBPlugin):
     def _metrics(self, request: wrappers.Request) -> wrappers.Response:
         """Gives the names of TensorBoard's scalars of the chosen runs."""
         ctx, experiment = _asked_for(request)
+        scalars = self._scalars(ctx, experiment)
         names: dict[str, None] = {}
         for run in request.args.getlist("run"):
-            names |= dict.fromkeys(metrics.tags(self._provider, ctx, experiment, run))
+            names |= dict.fromkeys(scalars.tags(run))
         return http_util.Respond(request, {"metrics": list(names)}, "application/json")
 
     @_answering
@@ -189,11 +192,20 @@ class LayerwisePlugin(base_plugin.TBPlugin):
         """Gives one scalar of the chosen runs."""
         ctx, experiment = _asked_for(request)
         name = _argument(request, "name")
-        answer = {
-            run: metrics.curve(self._provider, ctx, experiment, run, name)
-            for run in request.args.getlist("run")
-        }
+        scalars = self._scalars(ctx, experiment)
+        answer = scalars.curves(request.args.getlist("run"), name)
         return http_util.Respond(request, {"curves": answer}, "application/json")
+
+    def _scalars(self, ctx: Any, experiment: str) -> Metrics:
+        runs = self._reader.runs(ctx, experiment)
+        spans = {}
+        for name, run in runs.items():
+            with contextlib.suppress(ValueError):  # its page says what is wrong with its record
+                sheet = self._reader.sheet(ctx, experiment, run)
+                span = span_of(sheet.texts) if sheet is not None else None
+                if span is not None:
+                    spans[name] = span
+        return Metrics(self._provider, ctx, experiment, runs, spans)
 
     @_answering
     def _csv(self, request: wrappers.Request) -> wrappers.Response:

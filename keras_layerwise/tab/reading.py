@@ -21,6 +21,7 @@ from keras_layerwise.storage.reading import merge_rows, message_of, series_of
 from keras_layerwise.tab.cache import Cache
 from keras_layerwise.tab.columns import Columns, Records, join, within
 from keras_layerwise.tab.naming import renamed, stable
+from keras_layerwise.tab.picking import Datum, picked
 from keras_layerwise.tab.sheets import Sheet, sheet, stable_names
 
 # The largest number of records that both loaders take.
@@ -100,10 +101,16 @@ class Matrix:
 
 
 class Reader:
-    """Reads runs of one experiment through `provider`, remembering what it joined."""
+    """Reads runs of one experiment through `provider`, remembering what it joined.
 
-    def __init__(self, provider: Any) -> None:
+    Args:
+        provider: TensorBoard's data provider.
+        multiplexer: what it reads from, where that is in this process; see `picked`.
+    """
+
+    def __init__(self, provider: Any, multiplexer: Any = None) -> None:
         self._provider = provider
+        self._multiplexer = multiplexer
         self._cache = Cache(_CACHED)
 
     def runs(self, ctx: Any, experiment: str, names: Iterable[str] | None = None) -> dict[str, Run]:
@@ -337,10 +344,10 @@ class Reader:
                     return message_of(text)
         return None
 
-    def _read(
-        self, ctx: Any, experiment: str, source: Source, limit: int
-    ) -> list[tuple[int, float, np.ndarray[Any, Any]]]:
+    def _read(self, ctx: Any, experiment: str, source: Source, limit: int) -> list[Datum]:
         try:
+            if self._multiplexer is not None and limit < EVERYTHING:
+                return picked(self._multiplexer, source.run, source.tag, limit)
             data = self._provider.read_tensors(
                 ctx,
                 experiment_id=experiment,

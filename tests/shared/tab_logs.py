@@ -65,12 +65,11 @@ def write_record(run, user, status="finished", weights=("start", "end"), trainin
             "user": user,
         },
         status=status,
-        started="2026-01-01T00:00:00+00:00",
         fingerprints={
             name: hashlib.sha256(source.encode()).hexdigest()
             for name, source in zip(prints, sources, strict=True)
         },
-        **fields,
+        **({"started": "2026-01-01T00:00:00+00:00"} | fields),
     )
     with writing(run / schema.RECORD_DIR) as writer:
         writer.messages(schema.Series("record"), schema.RECORD, [record.to_json()], 0)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from tests.shared.tab_logs import (
     write_drift,
     write_rates,
     write_record,
+    write_scalars,
     writing,
 )
 
@@ -106,7 +108,14 @@ def logdir(tmp_path_factory, values):
             writer.messages(schema.Series("alarms"), schema.ALARMS, [message], 5)
     write_broken_runs(root / "broken")
     for name, layer in [("first", "dense"), ("second", "dense_3")]:
-        model = rows(layer, f"{layer} (non-trainable)", "head")
+        model = tuple(
+            replace(row, part=part)
+            for row, part in zip(
+                rows(layer, f"{layer} (non-trainable)", "head"),
+                (f"block/0/{layer}", f"block/0/{layer}", "head"),
+                strict=True,
+            )
+        )
         write_drift(root / "stable" / name, ["l2"], model, [0], {"l2": [[1, 2, 3]]})
         write_rates(
             root / "stable" / name,
@@ -117,6 +126,10 @@ def logdir(tmp_path_factory, values):
         )
         renamed = {"dense": layer} if layer != "dense" else {}
         write_record(root / "stable" / name, {"name": name}, layers=renamed)
+    # A notebook's cell that ran twice, with Keras's own TensorBoard in the first run's directory.
+    write_record(root / "cell", {}, ended="2026-01-01T01:00:00+00:00")
+    write_record(root / "cell-2", {}, started="2026-01-01T02:00:00+00:00")
+    write_scalars(root / "cell" / "validation", "epoch_loss", [0, 1], [3, 2])
     with writing(root / "turns" / schema.DRIFT_DIR) as writer:
         model = rows("a", "b", "b (non-trainable)", "c", frozen=["a", "b", "b (non-trainable)"])
         series, tag = schema.Series("frozen", model), schema.frozen_tag(model)
@@ -394,12 +407,27 @@ class TestOneBadRun:
         assert "absent" in headers[2]["error"]
 
 
+class TestMetrics:
+    def test_what_a_later_run_wrote_into_an_earlier_ones_directory_is_its_own(self, board):
+        names = ["cell", "cell-2", "good"]
+        name = "validation/epoch_loss"
+        assert ask(board, "metrics", run=["cell-2"])["metrics"] == [name]
+        curves = ask(board, "metric", run=names, name=name)["curves"]
+        assert {run: curve["values"] for run, curve in curves.items()} == {
+            "cell": [],
+            "cell-2": [3, 2],
+            "good": [],
+        }
+
+
 class TestStableNames:
     def test_two_models_of_one_process_share_their_rows(self, board):
         runs = listed(board)
         shared = ["dense", "dense (non-trainable)", "head"]
         for name in ("stable/first", "stable/second"):
             assert [row["name"] for row in runs[name]["rows"]] == shared
+            parts = [row["part"] for row in runs[name]["rows"]]
+            assert parts == ["block/0/dense", "block/0/dense", "head"]
             header, _ = matrix(board, run=name, topic="l2", columns=100)
             assert header["rows"] == shared
             header, _ = matrix(board, run=name, topic="rates", columns=100)
