@@ -581,19 +581,20 @@ def _of_drift() -> Iterator[Case]:
 
 
 def _of_tab() -> Iterator[Case]:
-    def measured(load_fast: bool) -> list[drift.Figure]:
+    def measured(load_fast: bool, name: str) -> list[drift.Figure]:
         from benchmarks import tab
 
-        return tab.figures(load_fast)
+        return tab.figures(load_fast, tab.SIZES[name])
 
-    for load_fast in (True, False):
-        yield Case(
-            f"tab/{'fast' if load_fast else 'slow'}",
-            f"the tab, --load_fast={load_fast}",
-            figures_of(lambda fast=load_fast: measured(fast)),
-            slow=True,
-            headline=True,
-        )
+    for name, about in (("sweep", "100 runs"), ("long", "long runs")):
+        for load_fast in (True, False):
+            yield Case(
+                f"tab/{name}/{'fast' if load_fast else 'slow'}",
+                f"the tab over {about}, --load_fast={load_fast}",
+                figures_of(lambda fast=load_fast, name=name: measured(fast, name)),
+                slow=True,
+                headline=True,
+            )
 
 
 def _of_networks() -> Iterator[Case]:

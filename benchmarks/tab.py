@@ -42,6 +42,7 @@ class Size:
 
 FEW_LONG = Size(runs=3, layers=500, records=10_000, statistics=8, shown=3)
 MANY = Size(runs=100, layers=200, records=1_000, statistics=2, shown=100)
+SIZES = {"sweep": MANY, "long": FEW_LONG}
 
 # Milliseconds from choosing a statistic until its picture is on the screen, and until that
 # picture has every record. The next change waits for it, so that each is timed by itself.
@@ -76,7 +77,8 @@ new MutationObserver((_, observer) => {
 
 
 # Milliseconds until a group of the tree has opened, and a cursor was moved over the pictures
-# and dragged over them: each a median of as many as a user would do.
+# and dragged over them: each a median of as many as a user would do. The last one is the mean
+# time from frame to frame during a drag.
 OPEN = """async () => {
     const item = document.querySelector("#heatmap [aria-expanded]");
     const painted = () =>
@@ -103,8 +105,13 @@ OPEN = """async () => {
     panel.setPointerCapture = () => {}; // there is no pointer to capture
     panel.dispatchEvent(new PointerEvent("pointerdown", at(0)));
     const brush = await moved();
+    const frames = [];
+    for (let i = 0; i < 60; i++) {
+        frames.push(await new Promise(requestAnimationFrame));
+        panel.dispatchEvent(new PointerEvent("pointermove", at(i % 40)));
+    }
     panel.dispatchEvent(new PointerEvent("pointermove", at(0)));
-    return [opened, cursor, brush];
+    return [opened, cursor, brush, (frames.at(-1) - frames[0]) / (frames.length - 1)];
 }"""
 
 
@@ -186,6 +193,8 @@ def measure(root: Path, size: Size, load_fast: bool = True) -> dict[str, Any]:
         for _ in range(REPEATS):
             page = found.new_page(viewport=WIDE)
             page.add_init_script(FIRST)
+            asked: list[Any] = []
+            page.on("response", asked.append)
             start = time.perf_counter()
             page.goto(board.url + address)
             frame = page.frame_locator("iframe[src*=layerwise]")
@@ -193,6 +202,7 @@ def measure(root: Path, size: Size, load_fast: bool = True) -> dict[str, Any]:
             fromopen.append(time.perf_counter() - start)
             frame.locator("body[data-drawn]").wait_for(timeout=240_000)
             firsts.append(frame.locator("body").evaluate("() => window.firstPicture") / 1000)
+            times |= _loaded(asked, board.url)
             if len(firsts) < REPEATS:
                 page.close()
         times["first_picture"] = firsts
@@ -208,25 +218,33 @@ def measure(root: Path, size: Size, load_fast: bool = True) -> dict[str, Any]:
                 for found in zip(*changes, strict=True)
             )
         for name, milliseconds in zip(
-            ("open", "cursor", "brush"), body.evaluate(OPEN), strict=True
+            ("open", "cursor", "brush", "frame"), body.evaluate(OPEN), strict=True
         ):
             times[name] = [milliseconds / 1000]
         times["memory"] = memory.grown() / 1e6
         return times
 
 
-def figures(load_fast: bool) -> list[Figure]:
-    """The slowest times over logs of both sizes: those of what is not remembered yet."""
-    return [figure for size in (FEW_LONG, MANY) for figure in _figures(load_fast, size)]
+def _loaded(asked: list[Any], home: str) -> dict[str, Any]:
+    """Bytes of the page itself, as they were sent, and requests to anywhere but the server."""
+    own = [one for one in asked if "/plugin/layerwise/" in one.url]
+    files = [one for one in own if one.url.endswith((".js", ".css", ".html"))]
+    away = [one.url for one in asked if not one.url.startswith((home, "blob:", "data:"))]
+    return {
+        "page": sum(int(one.headers["content-length"]) for one in files) / 1000,
+        "elsewhere": len(away),
+    }
 
 
-def _figures(load_fast: bool, size: Size) -> list[Figure]:
+def figures(load_fast: bool, size: Size) -> list[Figure]:
+    """The slowest times: those of what is not remembered yet."""
     with tempfile.TemporaryDirectory() as folder:
         write_logs(Path(folder), size)
         times = measure(Path(folder), size, load_fast)
+    where = f"--load_fast={load_fast}, {size}"
     first = 2.0 if size.runs > 10 else 1.0
     found = [
-        Figure(f"{what}, --load_fast={load_fast}, {size}", max(times[key]), "s", most)
+        Figure(f"{what}, {where}", max(times[key]), "s", most)
         for what, key, most in (
             ("first picture", "first_picture", first),
             ("first picture, with TensorBoard's own start", "first_picture_with_tensorboard", None),
@@ -236,7 +254,12 @@ def _figures(load_fast: bool, size: Size) -> list[Figure]:
             ("opening a block", "open", 0.05),
             ("moving the cursor", "cursor", 0.05),
             ("dragging over a picture, each move", "brush", 0.05),
+            ("the same, from frame to frame", "frame", 0.0168),  # 60 a second
         )
     ]
-    what = f"server memory beyond TensorBoard's own, --load_fast={load_fast}, {size}"
-    return [*found, Figure(what, times["memory"], "MB", 300)]
+    return [
+        *found,
+        Figure(f"server memory beyond TensorBoard's own, {where}", times["memory"], "MB", 300),
+        Figure(f"what the page loads, compressed, {where}", times["page"], "kB", 600),
+        Figure(f"requests elsewhere, {where}", times["elsewhere"], "requests", 0),
+    ]
