@@ -409,6 +409,7 @@ class TestTensorBoard:
                 lambda: "finished" in tab.locator("#runs .badge").inner_text() or columns() < 0,
                 "the end",
             )
+            page.goto("about:blank")  # it would miss the server that ends now
 
     def test_without_a_chosen_run_it_says_so(self, page, board):
         tab = opened(page, board, runs="[]")
