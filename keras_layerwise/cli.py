@@ -123,6 +123,9 @@ def _list(options: argparse.Namespace) -> tuple[int, Iterable[str]]:
         return SAME, [_json([dict(zip(names, row, strict=True)) for row in rows])]
     if options.csv:
         return SAME, [_csv(names, rows)]
+    rows = [
+        [row[0], show.state(run.record), *row[2:]] for row, run in zip(rows, found, strict=True)
+    ]
     lines, left = columns(sweep.heads(names), rows, WIDTH)
     if left:
         lines.append(f"  .. {left} more columns: --csv or --json")

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from keras_layerwise.command.layout import (
@@ -23,6 +23,7 @@ from keras_layerwise.tables import render
 STATISTICS = ("relative_l2", "l2", "max_abs", "cosine", "nonfinite")
 """What is shown of the drift where there is room for a few."""
 
+_SILENT = 120  # seconds: a run gives a sign of life every 30 within an epoch
 _ROWS = 24  # layers that are shown where the network has no parts
 # Settings that say nothing while another is off.
 _IDLE = {"ema_momentum": "use_ema", "ema_overwrite_frequency": "use_ema"}
@@ -33,7 +34,7 @@ def sections(run: str, record: Record, drift: Mapping[str, Any]) -> list[Section
     training = dict(record["training"])
     rules = rule_lines(training)
     return [
-        Section(placed("", run, f": {record.status}{_duration(record)}"), _fate(record)),
+        Section(placed("", run, f": {state(record)}{_duration(record)}"), _fate(record)),
         Section("set by the user", pairs(flat(record["user"]).items())),
         Section("training", _settings(training)),
         Section("rules", rules),
@@ -133,13 +134,22 @@ def _duration(record: Record) -> str:
     return f" after {' '.join(said[:2]) or '0 s'}"
 
 
+def state(record: Record) -> str:
+    """Gives a record's status; of a run that gives no sign of life any more, since when."""
+    try:
+        silent = datetime.now(UTC) - datetime.fromisoformat(record.seen or "")
+    except (ValueError, TypeError):
+        return record.status
+    if record.status != RUNNING or silent.total_seconds() < _SILENT:
+        return record.status
+    return f"silent since {str(record.seen)[:16].replace('T', ' ')}"
+
+
 def _fate(record: Record) -> list[str]:
     lines = [f"  started {record.started or '-'}, ended {record.ended or '-'}"]
     if record.status == RUNNING:
-        seen = getattr(record, "seen", None)
-        lines.append(
-            f"  or killed: then no end was written{f'; last alive {seen}' if seen else ''}"
-        )
+        seen = f"; last alive {record.seen}" if record.seen else ""
+        lines.append(f"  or killed: then no end was written{seen}")
     if record.error:
         lines += wrapped(record.error)[:4]
     for name in ("resumptions", "phases"):

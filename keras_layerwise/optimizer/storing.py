@@ -132,23 +132,24 @@ def load(state: Mapping[str, Any], places: Sequence[int | None], store: Any) -> 
         RuleError: where one has another shape than what was stored, before any is set.
     """
     names = set(store.keys())
-    found = []
+    found = {}
     for name, variable in state.items():
         kind, _, position = name.partition(".")
         if position:
             place = places[int(position)]
             name = f"{kind}.{place}"
         if name in names and name != "multipliers":  # which follow from the settings
-            value = np.asarray(store[name])
-            if value.shape != tuple(variable.shape):
-                raise RuleError(
-                    f"The stored {name!r} has the shape {value.shape}, and the optimizer's "
-                    f"{tuple(variable.shape)}: the stored assignment names another weight for it. "
-                    "Load a file that is whole, or give new rules."
-                )
-            found.append((variable, value))
-    for variable, value in found:
-        variable.assign(value)
+            found[name] = variable
+    for name, variable in found.items():
+        shape = tuple(store[name].shape)
+        if shape != tuple(variable.shape):
+            raise RuleError(
+                f"The stored {name!r} has the shape {shape}, and the optimizer's "
+                f"{tuple(variable.shape)}: the stored assignment names another weight for it. "
+                "Load a file that is whole, or give new rules."
+            )
+    for name, variable in found.items():
+        variable.assign(np.asarray(store[name]))
 
 
 # Settings.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_layerwise.storage import compact, files, stores
+from keras_layerwise.storage import compact, files, run_file, stores
 from keras_layerwise.storage.schema import RECORD_FILE
 from keras_layerwise.storage.values import (
     Differences,
@@ -256,9 +256,14 @@ def load_record(log_dir: str | os.PathLike[str]) -> Record:
     except (OSError, ValueError) as error:
         raise RecordError(f"{str(path)!r} can not be read as a record: {error}") from error
     try:
-        return Record.from_json(data)
+        record = Record.from_json(data)
     except RecordError as error:
         raise RecordError(f"{str(path)!r}: {error}") from None
+    # Within an epoch only the mark is written, which is small.
+    mark = run_file.read(path.parent) if record.status == RUNNING else None
+    if mark is not None and mark.seen > (record.seen or ""):
+        record = dataclasses.replace(record, seen=mark.seen)
+    return record
 
 
 def save_record(record: Record, log_dir: str | os.PathLike[str]) -> Path:

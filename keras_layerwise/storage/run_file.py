@@ -94,7 +94,8 @@ def read(directory: Path) -> Mark | None:
         mark.step,
         0 if mark.ahead is None else mark.ahead,
     )
-    return mark if all(type(number) is int for number in numbers) else None
+    is_sound = all(type(number) is int for number in numbers) and isinstance(mark.seen, str)
+    return mark if is_sound else None
 
 
 def write(directory: Path, mark: Mark) -> None:

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 import keras_layerwise
 from keras_layerwise import cli
-from keras_layerwise.storage import schema
+from keras_layerwise.storage import run_file, schema
 from keras_layerwise.storage.events import EventWriter
 from keras_layerwise.storage.reading import final_drift
 from keras_layerwise.storage.record import GROUPS, Record, load_record, save_record
@@ -466,3 +466,19 @@ def test_rates_that_fall_by_block_are_one_line_of_a_diff(runs, capsys):
     lines = capsys.readouterr().out.splitlines()
     rules = lines[lines.index("rules") + 1 : lines.index("results")]
     assert rules == ["  multiplier: 0.4305 … 0.9 -> 0.003906 … 0.5 (8 weights, not all alike)"]
+
+
+def test_a_run_without_a_sign_of_life_says_since_when(tmp_path, capsys):
+    """Its mark is newer than its record, which is written at an epoch's end only."""
+    record = Record({group: {} for group in GROUPS}, seen="2026-01-01T10:00:00+00:00")
+    save_record(record, tmp_path / "killed")
+    seen = "2026-01-01T10:07:30+00:00"
+    run_file.write(tmp_path / "killed", run_file.Mark(0, 1, 1, 1, seen=seen))
+    save_record(replace(record, seen=run_file.now()), tmp_path / "lives")
+    assert load_record(tmp_path / "killed").seen == seen
+    assert cli.main(["show", str(tmp_path / "killed")]) == 0
+    assert "silent since 2026-01-01 10:07" in capsys.readouterr().out
+    assert cli.main(["list", str(tmp_path)]) == 0
+    killed, lives = capsys.readouterr().out.splitlines()[-2:]
+    assert "silent since 2026-01-01 10:07" in killed
+    assert lives.split()[:2] == ["lives", "running"]
