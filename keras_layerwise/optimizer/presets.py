@@ -1,7 +1,7 @@
 """Rules from the parts of a model: the closer to the head, the faster."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_layerwise.backend.internals import is_state, own_weights
@@ -194,12 +194,15 @@ def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
         )
     others = Rules() | ({} if base is None else as_rules(base))
     rate_of: dict[int, Rule] = {}
+    labels: dict[Rule, list[str]] = {}
     presets = list(others.presets)
     for index, (selector, rule) in enumerate(others):
         if rule.multiplier is None and rule.learning_rate is None:
             continue
         new = [i for i in selectors.select(selector, sites) if i not in rate_of]
         rate_of.update(dict.fromkeys(new, rule))
+        if new:
+            labels.setdefault(rule, []).append(selectors.label(selector))
         # It has its effect below, although the rules below say it before it does.
         presets[index] = presets[index] or ("lora_plus" if new else None)
     may_train = set(ever_trainable(sites))
@@ -208,7 +211,7 @@ def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
         taken = {id(s.weight) for i, s in enumerate(sites) if rate_of.get(i) == given}
         for name, asks, decay in (("B", _is_lora_b, None), ("1-D", _is_flat, 0.0)):
             settings = {**_times(given, ratio), "weight_decay": decay}
-            label = f"LoRA+ {name}" + (f" of {given!r}" if given else "")
+            label = f"LoRA+ {name}" + (f" of {_few(labels[given])}" if given else "")
             picked = _Picked(
                 model,
                 label,
@@ -218,6 +221,11 @@ def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
                 pairs.append((picked, Rule(**settings)))
     others.presets = tuple(presets)
     return Rules(pairs, preset="lora_plus") | others
+
+
+def _few(labels: Sequence[str], most: int = 3) -> str:
+    """Joins labels for a line of a table, the first of many."""
+    return ", ".join([*labels[:most], *(["…"] if len(labels) > most else [])])
 
 
 class _Picked:

@@ -280,6 +280,11 @@ def test_lora_plus_multiplies_the_rates_of_its_base():
         "d1/lora_kernel_a": 0.5,
         "d1/lora_kernel_b": 2.0,
     }
+    asked = {a.path: a.rule for a in found if a.path.endswith("lora_kernel_b")}
+    assert asked == {
+        "d0/lora_kernel_b": f"LoRA+ B of {outline(model).blocks[0].label}",
+        "d1/lora_kernel_b": f"LoRA+ B of {outline(model).blocks[1].label}",
+    }
 
 
 def test_lora_plus_without_lora_or_with_a_schedule_says_so():
