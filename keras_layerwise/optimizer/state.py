@@ -136,7 +136,11 @@ class State:
             self.check_initial("it was stored by another kind of optimizer")
             return
         places = self._take_over(stored)
-        storing.check_initial(stored, places, store)
+        try:
+            storing.check_initial(stored, places, store)
+        except RuleError:
+            self.slots.renew_initial()
+            raise
         storing.load(self.variables(), places, store)
         # What was stored without slots has new ones, and counts its steps from here.
         self.plan.note_slots(self._newer(places, stored), held=True, step=self.steps())
@@ -144,6 +148,8 @@ class State:
     def check_initial(self, why: str) -> None:
         """Raises a `RuleError` where weights decay to initial values that cannot be restored."""
         if INITIAL in self.slots.columns:
+            # With skip_mismatch=True Keras only warns of it, and trains on.
+            self.slots.renew_initial()
             raise RuleError(
                 "The weights that rules with decay_to='initial' pull towards cannot be restored: "
                 f"{why}. They would be what the model was built with. Load weights before the "

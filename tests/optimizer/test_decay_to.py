@@ -295,3 +295,24 @@ class TestBadInput:
         rules = {"body": kl.Rule(decay_to="initial")}
         with pytest.raises(kl.RuleError, match="no weight decay"):
             kl.LayerwiseOptimizer(keras.optimizers.Adam(0.1), rules, model=model)
+
+
+def test_what_a_mismatch_skips_is_never_pulled_to_random_weights(tmp_path):
+    """Keras makes a warning of the error; the loaded weights are then those to begin with."""
+    path = tmp_path / "m.weights.h5"
+    x, y = models.data()
+    plain = models.sequential()
+    plain.compile(keras.optimizers.SGD(0.1), "mse")
+    plain.fit(x, y, verbose=0)
+    plain.save_weights(path)
+    model = models.sequential()
+    for weight in model.weights:
+        weight.assign(weight + 1.0)
+    optimizer = kl.LayerwiseOptimizer(keras.optimizers.SGD(0.0), {"*": PULL}, model=model)
+    model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
+    with pytest.warns(UserWarning, match="cannot be restored"):
+        model.load_weights(path, skip_mismatch=True)
+    for position, weight in enumerate(plain.trainable_weights):
+        kept = optimizer.state.slots.initial(position)
+        np.testing.assert_array_equal(numpy(kept), numpy(weight))
