@@ -70,7 +70,7 @@ def test_where_the_backend_is_there_another_error_is_left_alone(tmp_path, monkey
     (tmp_path / "keras.json").write_text('{"floatx": "float7"}')
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     stderr = failure(keras.backend.backend(), "import keras_layerwise, keras")
-    assert "floatx=float7" in stderr
+    assert "floatx" in stderr
     assert "pip install" not in stderr
 
 

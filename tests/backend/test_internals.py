@@ -167,6 +167,11 @@ class TestOptimizers:
         decay = keras_optimizers.decay_by_default
         assert decay(keras.optimizers.SGD(0.1), matrix) is None
         assert decay(keras.optimizers.AdamW(weight_decay=0.3), vector) == 0.3
+
+    @models.needs_muons_own_decay
+    def test_the_decays_that_muon_has_by_default(self):
+        matrix, vector = models.variable([[1.0, 2.0]]), models.variable([1.0])
+        decay = keras_optimizers.decay_by_default
         muon = keras.optimizers.Muon(0.1, weight_decay=0.3, adam_weight_decay=0.5)
         assert [decay(muon, w) for w in (matrix, vector)] == [0.3, 0.5]
 

@@ -76,6 +76,7 @@ def test_the_inner_optimizers_decay_is_taken_where_the_rule_names_none():
     np.testing.assert_allclose(numpy(v), [2.85], rtol=1e-6)
 
 
+@models.needs_muons_own_decay
 def test_muon_pulls_each_weight_by_the_decay_that_it_has_for_it():
     matrix, vector = (
         variable(np.ones(shape), name=name) for shape, name in [((2, 2), "m"), (2, "v")]

@@ -1,7 +1,15 @@
 """Small models and arrays that the tests share."""
 
+import inspect
+
 import keras
 import numpy as np
+import pytest
+
+needs_muons_own_decay = pytest.mark.skipif(
+    "adam_weight_decay" not in inspect.signature(keras.optimizers.Muon).parameters,
+    reason="this Keras's Muon has one decay for all weights",
+)
 
 
 def numpy(variable):
