@@ -218,6 +218,11 @@ def _check(record: Record) -> None:
     texts = [*record.fingerprints.values(), *record.layers.values()]
     if not all(isinstance(text, str) for text in texts):
         raise RecordError("The fields 'fingerprints' and 'layers' hold texts only.")
+    try:
+        for found in (record.results, record.provenance):
+            flat(found)
+    except ValueError as error:
+        raise RecordError(str(error)) from None
 
 
 def load_record(log_dir: str | os.PathLike[str]) -> Record:

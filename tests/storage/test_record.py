@@ -272,3 +272,12 @@ def test_a_notebook_shows_what_came_out_and_was_set_and_folds_the_rest():
     assert "&lt;b&gt;mine" in shown
     assert "<b>mine" not in shown
     ElementTree.fromstring(f"<div>{shown.replace(' open>', '>')}</div>")  # every tag is closed
+
+
+@pytest.mark.parametrize("name", ["results", "provenance"])
+def test_a_key_that_stands_twice_is_refused_when_it_is_read(name):
+    """The command would meet it only where it shows everything."""
+    twice = {"final": {"loss": {"a/b": 1, "a": {"b": 2}}}}
+    record = Record({group: {} for group in GROUPS}).to_json() | {name: twice}
+    with pytest.raises(RecordError, match="both called 'final/loss/a/b'"):
+        Record.from_json(record)
