@@ -37,6 +37,8 @@ OPTIMIZERS: dict[str, tuple[str, Callable[[], Any]]] = {
     "adagrad": ("Adagrad", lambda: keras.optimizers.Adagrad(RATE)),
     "sgd": ("SGD", lambda: keras.optimizers.SGD(RATE)),
 }
+if keras.backend.backend() == "torch":  # where alone it has an update of ours
+    OPTIMIZERS["lion"] = ("Lion", lambda: keras.optimizers.Lion(RATE))
 Side = tuple[Callable[[], Any], Callable[[Any], Any]]  # the model, and its optimizer
 
 

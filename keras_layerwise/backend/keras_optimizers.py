@@ -37,7 +37,8 @@ if backend() == "torch":
     )
     require(_parallel.TorchParallelOptimizer, "_parallel_update_step")
 require(keras.optimizers.Adam, "_momentums", "_velocities")
-require(keras.optimizers.RMSprop, "_momentums", "_velocities")
+require(keras.optimizers.RMSprop, "_momentums", "_velocities", "_average_gradients")
+require(keras.optimizers.Lion, "_momentums")
 require(keras.optimizers.Adagrad, "_accumulators")
 require(keras.optimizers.Nadam, "_u_product")
 
@@ -53,13 +54,18 @@ def state_of(optimizer: Any) -> list[Any]:
 
 
 def momentums_of(optimizer: Any) -> Any:
-    """Lists by position the slots of Adam's first moments, or of RMSprop's momentum."""
+    """Lists by position the slots of Adam's and Lion's means, or of RMSprop's momentum."""
     return optimizer._momentums
 
 
 def velocities_of(optimizer: Any) -> Any:
     """Lists by position the slots of the averages of squared gradients, of Adam and RMSprop."""
     return optimizer._velocities
+
+
+def averages_of(optimizer: Any) -> Any:
+    """Lists by position the slots of the averages of gradients that a centered RMSprop keeps."""
+    return optimizer._average_gradients
 
 
 def accumulators_of(optimizer: Any) -> Any:

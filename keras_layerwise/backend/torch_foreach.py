@@ -18,7 +18,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_layerwise.backend.keras_optimizers import accumulators_of, momentums_of, velocities_of
+from keras_layerwise.backend.keras_optimizers import (
+    accumulators_of,
+    averages_of,
+    momentums_of,
+    velocities_of,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def update_of(optimizer: Any) -> Callable[..., None] | None:
 
 def is_shorter(optimizer: Any) -> bool:
     """Tells whether the update takes fewer operations than Keras's own, at one rate as well."""
-    return update_of(optimizer) in (_adam, _adagrad)
+    return update_of(optimizer) not in (None, _sgd)
 
 
 def decay(variables: Sequence[Any], rates: Rates, decays: Sequence[float]) -> None:
@@ -116,14 +121,14 @@ def _subtract_products(values: Sequence[Any], those: Sequence[Any], rates: Rates
         torch._foreach_addcmul_(values, those, rates.each.unbind(), value=-1)
 
 
-def _subtract_quotients(
-    values: Sequence[Any], above: Sequence[Any], below: Sequence[Any], rates: Rates
+def _add_quotients(
+    values: Sequence[Any], above: Sequence[Any], below: Sequence[Any], rates: Rates, sign: int = 1
 ) -> None:
-    """Subtracts rate × `above` / `below` from `values`, weight by weight."""
+    """Adds rate × `above` / `below` to `values`, weight by weight; subtracts where `sign` is -1."""
     import torch
 
     above = torch._foreach_mul(above, rates.scale)
-    torch._foreach_addcdiv_(values, above, below, [-factor for factor in rates.factors])
+    torch._foreach_addcdiv_(values, above, below, [sign * factor for factor in rates.factors])
 
 
 def _sgd(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates) -> None:
@@ -160,7 +165,7 @@ def _adam(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates)
     below = torch._foreach_sqrt(squares)
     torch._foreach_add_(below, optimizer.epsilon)
     lengths = replace(rates, value=rates.value * ops.sqrt(second) / first)
-    _subtract_quotients([v.value for v in variables], means, below, lengths)
+    _add_quotients([v.value for v in variables], means, below, lengths, -1)
 
 
 def _adagrad(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates) -> None:
@@ -170,7 +175,41 @@ def _adagrad(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rat
     torch._foreach_addcmul_(sums, grads, grads)
     below = torch._foreach_add(sums, optimizer.epsilon)
     torch._foreach_sqrt_(below)
-    _subtract_quotients([v.value for v in variables], grads, below, rates)
+    _add_quotients([v.value for v in variables], grads, below, rates, -1)
+
+
+def _rmsprop(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates) -> None:
+    import torch
+
+    values, squares = [v.value for v in variables], _values(velocities_of(optimizer), places)
+    torch._foreach_mul_(squares, optimizer.rho)
+    torch._foreach_add_(squares, torch._foreach_mul(grads, grads), alpha=1 - optimizer.rho)
+    below = torch._foreach_add(squares, optimizer.epsilon)
+    if optimizer.centered:  # what nearly cancels: Keras's operations, each rounded as there
+        means = _values(averages_of(optimizer), places)
+        torch._foreach_mul_(means, optimizer.rho)
+        torch._foreach_add_(means, grads, alpha=1 - optimizer.rho)
+        torch._foreach_sub_(below, torch._foreach_mul(means, means))
+    torch._foreach_sqrt_(below)
+    if optimizer.momentum > 0:
+        momentums = _values(momentums_of(optimizer), places)
+        torch._foreach_mul_(momentums, optimizer.momentum)
+        _add_quotients(momentums, grads, below, rates)
+        torch._foreach_sub_(values, momentums)
+    else:
+        _add_quotients(values, grads, below, rates, -1)
+
+
+def _lion(optimizer: Any, places: Any, grads: Any, variables: Any, rates: Rates) -> None:
+    import torch
+
+    means = _values(momentums_of(optimizer), places)
+    ways = torch._foreach_mul(means, optimizer.beta_1)
+    torch._foreach_add_(ways, grads, alpha=1 - optimizer.beta_1)
+    torch._foreach_sign_(ways)
+    _subtract_products([v.value for v in variables], ways, rates)
+    torch._foreach_mul_(means, optimizer.beta_2)
+    torch._foreach_add_(means, grads, alpha=1 - optimizer.beta_2)
 
 
 _UPDATES: dict[type, Callable[..., None]] = {
@@ -178,4 +217,6 @@ _UPDATES: dict[type, Callable[..., None]] = {
     keras.optimizers.Adam: _adam,
     keras.optimizers.AdamW: _adam,
     keras.optimizers.Adagrad: _adagrad,
+    keras.optimizers.RMSprop: _rmsprop,
+    keras.optimizers.Lion: _lion,
 }

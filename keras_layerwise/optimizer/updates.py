@@ -138,15 +138,22 @@ class Updates:
         """Updates `variables` in as few calls as their settings allow, on PyTorch."""
         places = [keras_optimizers.index_of(self.optimizer, variable) for variable in variables]
         groups: dict[Any, list[int]] = {}
+        by_step: dict[int, list[int]] = {}
         for i, place in enumerate(places):
             setting = self.plan.settings[place]
             key = (setting.rule.multiplier, setting.rule.learning_rate, setting.first_step)
             groups.setdefault(key, []).append(i)
-        pays = len(groups) > 1 or foreach.is_shorter(self.optimizer)
-        if self.foreach and pays and len({key[2] for key in groups}) == 1:
-            counting = self.counting_from(self.plan.settings[places[0]].first_step)
-            rates = self._shared(places, learning_rate, variables[0].dtype)
-            self.foreach(counting, places, grads, variables, rates)
+            by_step.setdefault(setting.first_step, []).append(i)
+        if self.foreach and (len(groups) > len(by_step) or foreach.is_shorter(self.optimizer)):
+            for first_step, members in by_step.items():
+                own = [places[i] for i in members]
+                self.foreach(
+                    self.counting_from(first_step),
+                    own,
+                    [grads[i] for i in members],
+                    [variables[i] for i in members],
+                    self._shared(own, learning_rate, variables[0].dtype),
+                )
             return
         # Nadam's product changes once a call, and every group has to meet it as it was.
         product = keras_optimizers.product_per_step(self.optimizer)

@@ -134,6 +134,7 @@ class TestOptimizers:
             keras.optimizers.Adam: [keras_optimizers.momentums_of, keras_optimizers.velocities_of],
             keras.optimizers.RMSprop: [keras_optimizers.velocities_of],
             keras.optimizers.Adagrad: [keras_optimizers.accumulators_of],
+            keras.optimizers.Lion: [keras_optimizers.momentums_of],
         }
         for kind, words in slots.items():
             model, optimizer = built(kind())
@@ -141,8 +142,9 @@ class TestOptimizers:
             assert [[tuple(v.shape) for v in word(optimizer)] for word in words] == [shapes] * len(
                 words
             )
-        _, optimizer = built(keras.optimizers.RMSprop(momentum=0.5))
+        _, optimizer = built(keras.optimizers.RMSprop(momentum=0.5, centered=True))
         assert len(keras_optimizers.momentums_of(optimizer)) == len(shapes)
+        assert len(keras_optimizers.averages_of(optimizer)) == len(shapes)
 
     def test_a_tracked_variable_is_among_the_state(self):
         _, optimizer = built()

@@ -20,6 +20,11 @@ OPTIMIZERS = {
     "AdamW": lambda: keras.optimizers.AdamW(1e-3),
     "SGD": lambda: keras.optimizers.SGD(1e-3, momentum=0.9),
 }
+if BACKEND == "torch":  # whose lists of weights are no other code for each; XLA takes a minute
+    OPTIMIZERS |= {
+        "RMSprop": lambda: keras.optimizers.RMSprop(1e-3, momentum=0.9, centered=True),
+        "Lion": lambda: keras.optimizers.Lion(1e-3),
+    }
 
 
 @pytest.fixture(scope="module")
