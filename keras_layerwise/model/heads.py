@@ -7,6 +7,12 @@ from typing import Any
 from keras_layerwise.model.graph import Vertex
 
 _HEAD = re.compile("head|logits|predictions|classifier")
+_NAMED = re.compile(r"(.*_)?(head|top|logits|predictions|classifier)(_\d+)?")
+
+
+def is_named(model: Any) -> bool:
+    """Tells whether a model in a network is called a head by whoever made it."""
+    return _NAMED.fullmatch(model.name) is not None
 
 
 def outputs_of(vertices: Sequence[Vertex], inside: Sequence[int]) -> set[int]:

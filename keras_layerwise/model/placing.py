@@ -166,7 +166,10 @@ def _by_itself(vertices: list[Vertex]) -> Blocks:
     is_last = not set(weighted) - set(inside) or max(weighted) == max(set(inside) & set(weighted))
     ends = heads.in_scope(vertices, inside, scope) if is_last else set()
     whole = heads.whole(vertices, ends, scope, set())
-    if blocks.kernels_of(vertices, whole) * 2 < blocks.kernels_of(vertices, set(inside) - whole):
+    least = 2 if any(vertices[i].enlarges for i in whole) else 1  # as in `_scope`, for a decoder
+    before = blocks.kernels_of(vertices, set(inside) - whole)
+    is_named = all(heads.is_named(vertices[i].chain[len(scope)]) for i in whole - ends)
+    if is_named or blocks.kernels_of(vertices, whole) * least < before:
         ends = whole
     return stretches.by_stretches(vertices, inside, ends)
 
@@ -174,7 +177,8 @@ def _by_itself(vertices: list[Vertex]) -> Blocks:
 def _scope(vertices: Sequence[Vertex]) -> tuple[Any, ...]:
     """Gives the layers down to the innermost model that holds more than half of the kernels.
 
-    Not down to an encoder before a decoder that has more than half of its kernels.
+    Not down to a model that is named a head, nor to an encoder before a decoder that
+    has more than half of its kernels.
     """
     scope: tuple[Any, ...] = vertices[0].chain[:1]
     total = sum(vertex.kernels for vertex in vertices)
@@ -185,6 +189,8 @@ def _scope(vertices: Sequence[Vertex]) -> tuple[Any, ...]:
         for vertex in vertices:
             if len(vertex.chain) > len(scope) + 1 and vertex.chain[: len(scope)] == scope:
                 key = id(vertex.chain[len(scope)])
+                if heads.is_named(vertex.chain[len(scope)]):
+                    continue
                 enlarging |= {key} if vertex.enlarges else set()
                 held[key] = held.get(key, 0) + vertex.kernels
                 chains[key] = vertex.chain[: len(scope) + 1]

@@ -23,6 +23,7 @@ from keras_layerwise.model.graph import Vertex
 _MOST_IN_ONE_LAYER = 12
 _DEEPEST_STRETCH = 3
 _PRODUCTS = re.compile("Matmul|Einsum|Dot")
+_TURNS = re.compile("Permute|Transpose|Swapaxes|Moveaxis")
 
 
 @dataclass
@@ -298,7 +299,10 @@ def _depths(vertices: Sequence[Vertex], members: Sequence[int]) -> dict[int, int
 
 def _with_attention(vertices: Sequence[Vertex], pieces: Sequence[_Piece]) -> list[list[int]]:
     """Joins the stretch of attention with the one of the feed-forward layers after it."""
-    attends = [any(_attends(vertices[i]) for i in piece.members) for piece in pieces]
+    attends = [
+        any(_attends(vertices[i]) for i in piece.members) or _mixes(vertices, piece.members)
+        for piece in pieces
+    ]
     # After each attention equally many others: the layers of a transformer. Where these
     # numbers differ, attention is one block among others, and what follows it is its end.
     text = "".join("a" if found else "o" for found in attends)
@@ -322,6 +326,13 @@ def _attends(vertex: Vertex) -> bool:
     return "Attention" in name or (
         _PRODUCTS.fullmatch(name) is not None and len(vertex.parents) > 1
     )
+
+
+def _mixes(vertices: Sequence[Vertex], members: Sequence[int]) -> bool:
+    """Tells whether a kernel takes axes that have changed places, as an MLP-Mixer's the tokens."""
+    kinds_of = [type(vertices[i].layer).__name__ for i in members]
+    turns = [n for n, kind in enumerate(kinds_of) if _TURNS.fullmatch(kind)]
+    return bool(turns) and any(vertices[i].kernels for i in members[turns[0] : turns[-1]])
 
 
 def _name(vertices: Sequence[Vertex], members: Sequence[int]) -> str:

@@ -144,12 +144,16 @@ def test_heads_that_are_models_are_heads_whole(names):
     assert counts(parts) == (0, [4, 4, 4], 0, 16)
 
 
-def test_a_head_that_is_a_model_on_a_stack_without_names():
+@pytest.mark.parametrize(
+    ("count", "name"), [(5, None), (3, None), (2, "head"), (1, "my_classifier_2")]
+)
+def test_a_head_that_is_a_model_on_a_stack_without_names(count, name):
+    """Also one that is as large as what precedes it, where it is named one."""
     x = inputs = image()
-    for _ in range(5):
+    for _ in range(count):
         x = L.BatchNormalization()(conv(4)(x))
-    top = keras.Sequential([L.Flatten(), L.Dense(8), L.Dropout(0.2), L.Dense(2)])
-    assert kernels(outline(keras.Model(inputs, top(x)))) == (0, [1] * 5, 0, 2)
+    top = keras.Sequential([L.Flatten(), L.Dense(8), L.Dropout(0.2), L.Dense(2)], name=name)
+    assert kernels(outline(keras.Model(inputs, top(x)))) == (0, [1] * count, 0, 2)
 
 
 def test_a_first_block_may_add_the_input_of_the_network():
@@ -170,16 +174,29 @@ def test_what_a_whole_network_adds_to_its_input_is_a_stack():
     assert kernels(outline(model)) == (0, [1] * 6, 0, 0)
 
 
-def test_axes_in_another_order_are_no_decoder():
-    """As in an MLP-Mixer, whose tokens and channels change places."""
+def test_tokens_and_then_channels_are_mixed_in_one_block():
+    """As in an MLP-Mixer, whose axes change places: that is no decoder either."""
     x = inputs = keras.Input((16, 8))
     for _ in range(2):
         y = L.Permute((2, 1))(L.LayerNormalization()(x))
         x = L.Add()([x, L.Permute((2, 1))(L.Dense(16)(L.Dense(8)(y)))])
         x = L.Add()([x, L.Dense(8)(L.Dense(8)(L.LayerNormalization()(x)))])
     parts = outline(keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(x))))
-    assert kernels(parts) == (0, [2] * 4, 0, 1)
+    assert kernels(parts) == (0, [4, 4], 0, 1)
     assert "encoder" not in parts.how
+
+
+def test_a_shuffle_of_channels_mixes_no_tokens():
+    """As in a ShuffleNet: each of its units is a block, also where the axes return at once."""
+    x = inputs = keras.Input((16, 16, 4))
+    for i in range(4):
+        y = conv(4)(conv(4)(x))
+        if i % 2 == 0:
+            y = L.Permute((1, 2, 4, 3))(L.Reshape((16, 16, 2, 2))(y))
+            y = L.Reshape((16, 16, 4))(L.Permute((1, 2, 4, 3))(y))
+        x = L.Add()([x, y])
+    parts = outline(keras.Model(inputs, classes(x)))
+    assert kernels(parts) == (0, [2] * 4, 0, 1)
 
 
 def test_attention_by_hand_and_what_follows_it_are_one_block():
