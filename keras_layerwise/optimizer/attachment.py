@@ -123,7 +123,12 @@ def connect(model: Any) -> None:
 def prepare(model: Any) -> None:
     """Builds the optimizers of a compiled `model`, or has them adopt what changed since."""
     optimizer: Any = getattr(model, "optimizer", None)
-    if not layerwise_optimizers(optimizer) or getattr(model, "train_function", None) is not None:
+    found = layerwise_optimizers(optimizer)
+    for member in found:
+        member.plan.step_in(model)
+    if not found or getattr(model, "train_function", None) is not None:
+        return
+    if is_built(model) and all(member.plan.trains_more_than(model) for member in found):
         return
     connect(model)
     if internals.has_strategy(model) or not is_built(model) or not model.trainable_weights:

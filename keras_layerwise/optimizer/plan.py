@@ -58,6 +58,7 @@ class Plan:
         self.sites = Sites()
         self._given: Any = None
         self._trainers: list[Any] = []
+        self._steps_in: weakref.ref[Any] | None = None
         self._position: dict[int, int] = {}
         self._in_place = False
 
@@ -74,6 +75,27 @@ class Plan:
         others = [ref for ref in self._trainers if ref() not in (None, model)]
         self._trainers = [*others, weakref.ref(model)]
         return True
+
+    def step_in(self, model: Any) -> None:
+        """Notes the model whose weights the next steps are about."""
+        self._steps_in = weakref.ref(model)
+
+    def trains_more_than(self, model: Any) -> bool:
+        """Tells whether `model` is part of one that was compiled with the optimizer after it."""
+        trained = {id(weight) for weight in self.weights_at(self.trained)}
+        return model in self.trainers[:-1] and trained > {id(v) for v in model.trainable_variables}
+
+    def weights_of_step(self, count: int) -> list[Any]:
+        """Gives the weights that a step with `count` of them is about.
+
+        All that are trained, or else those of the model that trains now: an inner one's,
+        where an outer model trained more of them with the same optimizer.
+        """
+        trained = self.weights_at(self.trained)
+        model = self._steps_in() if self._steps_in is not None else None
+        if len(trained) == count or model is None or not self.knows(model.trainable_variables):
+            return trained
+        return list(model.trainable_variables)
 
     @property
     def model(self) -> Any:

@@ -96,6 +96,8 @@ def match(
         ):
             place = {position: i for i, position in enumerate(chosen)}
             return [place.get(position) for position in range(len(own))]
+    if own and (inner := _of_nested(stored, own)) is not None:
+        return inner
     if own and all(fits) and len(found) == len(own) < len(stored):
         lost = [setting.path for i, setting in enumerate(stored) if i not in found]
         warnings.warn(
@@ -117,6 +119,22 @@ def match(
         f"shape {old.shape}, and is {new.path!r} with shape {new.shape}. Load it into the model "
         "that it was saved with, or give new rules."
     )
+
+
+def _of_nested(stored: Sequence[Setting], own: Sequence[Setting]) -> list[int | None] | None:
+    """Finds the settings of a model in the one that was trained, whose paths go on above it.
+
+    Both may have been compiled with the optimizer, and are stored with it then.
+    """
+    by_path = {setting.path: i for i, setting in enumerate(stored)}
+    above = {s.path.removesuffix(own[0].path) for s in stored if s.path.endswith("/" + own[0].path)}
+    for prefix in sorted(above):
+        places = [by_path.get(prefix + setting.path) for setting in own]
+        if all(
+            i is not None and _alike(stored[i], new) for i, new in zip(places, own, strict=True)
+        ):
+            return places
+    return None
 
 
 def _alike(one: Setting, other: Setting) -> bool:

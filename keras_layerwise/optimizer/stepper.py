@@ -34,7 +34,7 @@ class Stepper(Wrapper):
                     "The optimizer is not built. Pass the variables with the gradients, or call "
                     "build(model.trainable_variables) first."
                 )
-            trainable_variables = self.plan.weights_at(self.plan.trained)
+            trainable_variables = self.plan.weights_of_step(len(grads))
             if len(grads) != len(trainable_variables):
                 raise ValueError(
                     f"Received {len(grads)} gradients for {len(trainable_variables)} variables. "
@@ -73,7 +73,7 @@ class Stepper(Wrapper):
         self._set("compiled", True)
         # The base class maps the weights that it trains, which are the active ones elsewhere.
         active = keras_optimizers.trained_by(self)
-        keras_optimizers.set_trained(self, self.plan.weights_at(self.plan.trained))
+        keras_optimizers.set_trained(self, self.plan.weights_of_step(len(trainable_variables)))
         try:
             result: tuple[list[Any], list[Any]] = super().stateless_apply(
                 optimizer_variables, grads, trainable_variables

@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -107,6 +108,30 @@ def test_an_outer_model_trains_an_inner_ones_optimizer():
     fit(outer, epochs=1)
     for value, weight in zip(before, inner.weights[:6], strict=True):
         np.testing.assert_array_equal(numpy(weight), value)
+
+
+def test_an_inner_model_trains_again_beside_an_outer_one_and_both_are_stored(tmp_path):
+    inner = models.sequential()
+    inner.compile(LayerwiseOptimizer(keras.optimizers.Adam(0.01), {"body": 0.5}), "mse")
+    fit(inner, epochs=1)
+    inputs = keras.Input(inner.input_shape[1:])
+    outer = keras.Model(inputs, keras.layers.Dense(2, name="top")(inner(inputs)))
+    outer.compile(inner.optimizer, "mse")
+    fit(outer, epochs=1)
+    before = numpy(outer.get_layer("top").kernel), numpy(inner.get_layer("body").kernel)
+    fit(inner, epochs=1)
+    np.testing.assert_array_equal(numpy(outer.get_layer("top").kernel), before[0])
+    assert (numpy(inner.get_layer("body").kernel) != before[1]).any()
+    assert int(outer.optimizer.iterations) > 0
+    expected = [(a.path, a.multiplier) for a in optimizer_of(outer).assignments]
+    assert len(expected) == len(outer.trainable_weights)
+    outer.save(tmp_path / "outer.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras stores the state with the inner model
+        again = keras.saving.load_model(tmp_path / "outer.keras")
+    assert [(a.path, a.multiplier) for a in optimizer_of(again).assignments] == expected
+    found = [a.multiplier for a in optimizer_of(again.layers[1]).assignments]
+    assert found == [multiplier for _, multiplier in expected[: len(found)]]
 
 
 def test_an_optimizer_of_a_step_of_the_models_own_knows_it_too():
