@@ -190,11 +190,12 @@ def measure(root: Path, size: Size, load_fast: bool = True) -> dict[str, Any]:
         firsts, fromopen = [], []
         chosen = json.dumps([f"run{i:03d}" for i in range(size.shown)])
         address = f"#layerwise&p.layerwise.stat=l2&p.layerwise.runs={urllib.parse.quote(chosen)}"
+        asked: list[Any] = []
         for _ in range(REPEATS):
             page = found.new_page(viewport=WIDE)
             page.add_init_script(FIRST)
-            asked: list[Any] = []
-            page.on("response", asked.append)
+            asked.clear()
+            page.on("response", lambda answer: asked.append(answer))  # no builtin can be wrapped
             start = time.perf_counter()
             page.goto(board.url + address)
             frame = page.frame_locator("iframe[src*=layerwise]")

@@ -209,13 +209,17 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     @_answering
     def _csv(self, request: wrappers.Request) -> wrappers.Response:
-        """Gives every record of one topic, a line per run and step and a field per row."""
+        """Gives every record of one topic, a line per run and step and a field per row.
+
+        Of the rows those that `layer` names, all where it names none.
+        """
         ctx, experiment = _asked_for(request)
         topic = _argument(request, "topic")
         runs = [self._reader.run(ctx, experiment, name) for name in request.args.getlist("run")]
         header = dict.fromkeys(row.name for run in runs for row in run.rows(run.of(topic)))
+        wanted = request.args.getlist("layer") or header
         lines = tables.lines(
-            list(header),
+            [name for name in header if name in wanted],
             [
                 (run.name, functools.partial(self._reader.records, ctx, experiment, run, topic))
                 for run in runs

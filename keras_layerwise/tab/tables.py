@@ -18,7 +18,7 @@ def lines(header: Sequence[str], runs: Sequence[tuple[str, Reading]]) -> Iterato
     """Makes a line per run and step and a field per row, one run in memory at a time.
 
     Args:
-        header: names of all rows.
+        header: names of the rows that are wanted.
         runs: each run's name and what reads its records; a run that can not
             be read is one line that says so.
     """
@@ -30,11 +30,12 @@ def lines(header: Sequence[str], runs: Sequence[tuple[str, Reading]]) -> Iterato
         except Exception as error:  # the answer has begun: the line is the only way to say it
             yield _encoded([[cell(name), cell(f"can not be read: {error}")]])
             continue
-        own = [place[row.name] for row in rows]
+        own = [i for i, row in enumerate(rows) if row.name in place]
+        to = [place[rows[i].name] for i in own]
         for start in range(0, len(records.steps), _AT_ONCE):
             part = records.values[start : start + _AT_ONCE]
             wide = np.full((len(part), len(header)), np.nan, np.float32)
-            wide[:, own] = part
+            wide[:, to] = part[:, own]
             steps = records.steps[start : start + _AT_ONCE].tolist()
             yield _encoded(
                 [cell(name), step, *map(_number, line)]

@@ -516,7 +516,7 @@ class TestAccess:
             .locator("button, a")
             .evaluate_all("all => all.map(e => e.ariaLabel || e.textContent)")
         )
-        assert len(names) == len(set(names)) == 10
+        assert len(names) == len(set(names)) == 21
         label = tab.locator("#heatmap").get_attribute("aria-label")
         assert "alarm" in label
         assert "table below" in label

@@ -1,5 +1,6 @@
 """The tab's page over a network with an outline, a sweep, and runs that are not whole."""
 
+import csv
 import http.server
 import json
 import os
@@ -257,9 +258,12 @@ class TestSweep:
         frame = opened(page, board, runs=json.dumps(SWEEP))
         heads = frame.locator("#sweep thead th").all_inner_texts()
         assert heads == [
-            *("Compare", "Run", "Status", "final accuracy", "final loss"),
-            *("rate", "way", "learning_rate", "Final drift", "Rules"),
+            *("Compare", "Run", "Status", "rate", "way", "final accuracy", "final loss"),
+            *("Final drift", "Rules"),
         ]
+        # The optimizer's rate is the user's in every run: said once.
+        rate = frame.locator("#sweep .sort", has_text="rate").first
+        assert rate.get_attribute("title") == "user/rate = training/learning_rate"
         assert frame.locator("#sweep tbody tr").count() == 30
         names = frame.locator("#sweep tbody th").all_inner_texts()
         assert len(set(names)) == 30
@@ -303,12 +307,58 @@ class TestSweep:
         assert height < 4000
         shown = frame.locator("#heatmap .head").all_inner_texts()
         assert len(set(shown)) == 30
+        wide = frame.locator("#heatmap .heat").evaluate("e => [e.scrollWidth, e.clientWidth]")
+        assert wide[0] <= wide[1]  # all runs are seen side by side
+        # What many records of a narrow picture are drawn as is what stands out among them.
+        spike = frame.evaluate(
+            """async () => {
+                const { narrowed } = await import("/data/plugin/layerwise/values.js");
+                const row = Float32Array.from({ length: 50 }, (_, i) => (i === 21 ? -9 : NaN));
+                return ["rising", "signed"].map((reads) => [...narrowed(row, 5, reads)].join());
+            }"""
+        )
+        assert spike == ["NaN,NaN,-9,NaN,NaN"] * 2
         assert len(set(frame.locator("#runs .name").all_inner_texts())) == 45
 
     def test_runs_are_filtered_by_expression(self, page, board):
         frame = opened(page, board, runs=runs("net/a"))
         settle(frame, lambda: frame.locator("#run-filter").fill("trial-00[0-4]$"))
         assert frame.locator("#runs .run").count() == 5
+
+
+class TestFiles:
+    def test_every_chart_can_be_saved_as_a_picture_and_as_data(self, page, board, tmp_path):
+        pair = runs("net/a", "net/b")
+        layer = "block_3/expand"
+        frame = opened(page, board, runs=pair, pair=pair, layers=f'["{layer}"]', stat="l2")
+
+        def saved(chart, kind):
+            with page.expect_download() as download:
+                frame.locator(f"#{chart}-{kind}").click()
+            download.value.save_as(tmp_path / f"{chart}.{kind}")
+            return (tmp_path / f"{chart}.{kind}").read_bytes()
+
+        heads = {
+            "lines": ["run", "step", layer],
+            "curves": ["run", "layer", "multiplier"],
+            "scatter": ["run", "layer", "rate × steps", "L2 distance"],
+            "difference": ["step", "stem/conv"],
+            "forget": ["run", "trained steps", "total drift", "validation/epoch_old_accuracy"],
+            "ratios": ["run", "step", "stem/conv"],
+        }
+        for chart, expected in heads.items():
+            if chart == "curves":  # these runs have no rules
+                assert frame.locator("#curves-csv").is_hidden()
+                continue
+            assert b"<svg" in saved(chart, "svg")[:300]
+            lines = list(csv.reader(saved(chart, "csv").decode().splitlines()))
+            assert lines[0][: len(expected)] == expected
+            assert {len(line) for line in lines} == {len(lines[0])}
+            if chart == "lines":
+                assert len(lines) == 1 + 2 * len(STEPS)
+                assert len(lines[0]) == 3
+        assert saved("forget", "png").startswith(b"\x89PNG")
+        assert saved("sweep", "csv").decode().startswith("run,status,user/seed,")
 
 
 class TestOneBadRun:

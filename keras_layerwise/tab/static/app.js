@@ -7,11 +7,11 @@ import { showCharts, showComparison, showLines, showRecords, showSweep } from ".
 import { beat, fetchMatrices, fetchRecords, fetchRuns } from "./data.js";
 import { byId } from "./dom.js";
 import { drawnPicture, hideTooltip, onZoomed, openAll, showDrift, showTables } from "./drift.js";
+import { putButtons } from "./files.js";
 import { columnsFor } from "./heatmap.js";
 import { DISTANCES, heldStates } from "./held.js";
 import { changedFilter, colourNumbers, fetchListed, listen, onAddress, onTheme, readChoices, runColour } from "./host.js";
 import { marksOf } from "./marks.js";
-import { saveChart, saveHeatmap } from "./pictures.js";
 import { LABELS, kindOf } from "./scale.js";
 import { FIELDS, RADIOS, showControls, showKey, showRuns } from "./side.js";
 import { matcher } from "./text.js";
@@ -277,10 +277,7 @@ function connect() {
   onZoomed((zoom) => choose({ zoom }));
   on("open-all", "click", () => openAll(true));
   on("close-all", "click", () => openAll(false));
-  for (const format of ["png", "svg"]) {
-    on(`drift-${format}`, "click", () => saveHeatmap(byId("heatmap"), look, `layerwise-${drawnPicture().statistic}`, format));
-    on(`lines-${format}`, "click", () => saveChart(byId("lines"), "layerwise-layers", format));
-  }
+  putButtons(() => look);
   on("table", "toggle", showTables);
   on("metric", "change", ({ target }) => choose({ metric: target.value }));
   window.addEventListener("scroll", hideTooltip, { passive: true });

@@ -4,6 +4,7 @@ import { choices, keep, listOf, objectOf, zoomSpan } from "./choices.js";
 import { csvUrl, fetchMatrices, fetchMetric, fetchMetrics, fetchRecord } from "./data.js";
 import { drawDifference } from "./difference.js";
 import { byId, el, refill } from "./dom.js";
+import { offer } from "./files.js";
 import { drawForgetting } from "./forget.js";
 import { drawLines } from "./lines.js";
 import { drawCurves, drawRatios, drawScatter } from "./rates.js";
@@ -42,7 +43,8 @@ export async function showLines({ panels, columns, statistic, kind, look, stale,
   );
   const any = layers.length > 0;
   byId("clear-layers").hidden = !selected.length;
-  for (const id of ["lines", "lines-png", "lines-svg", "lines-controls", "lines-legend"]) byId(id).hidden = !any;
+  for (const id of ["lines", "lines-controls", "lines-legend"]) byId(id).hidden = !any;
+  offer(byId("lines"), csvUrl(panels.map(({ run }) => run), statistic, layers));
   byId("lines-hint").hidden = any;
   const rated = panels.map(({ run }) => run).filter((run) => run.stamps.rates);
   byId("rates-csv").hidden = !rated.length;
@@ -141,8 +143,9 @@ async function showForgetting({ chosen, columns, tree, look, colourOf, panels, s
     runs, metric, look, faded, onBrush: brush,
     onPick: (name) => choose({ pair: JSON.stringify([...listOf("pair"), name].slice(-2)) }),
   });
+  const short = new Map(distinct(drifted.map((run) => run.name), 40).map((name, i) => [drifted[i].name, name]));
   const said = `${metric} over total ${topic === "l2" ? "L2 distance" : "relative distance"}, aligned by time; drag over points to keep their runs.`;
-  byId("forget-note").textContent = front.length > 1 ? `${said} No run beats ${front.slice(0, 4).map(visible).join(", ")}${front.length > 4 ? ` and ${front.length - 4} more` : ""} in both.` : said;
+  byId("forget-note").textContent = front.length > 1 ? `${said} No run beats ${front.slice(0, 4).map((name) => short.get(name)).join(", ")}${front.length > 4 ? ` and ${front.length - 4} more` : ""} in both.` : said;
 }
 
 async function showRatios({ chosen, tree, look, colourOf, stale, faded }) {
@@ -152,6 +155,7 @@ async function showRatios({ chosen, tree, look, colourOf, stale, faded }) {
   const answers = (await fetchMatrices(logged, "update_ratio", COARSE, true)).filter(({ matrix }) => matrix);
   if (stale()) return;
   legendOf("ratios-legend", logged, colourOf);
+  offer(byId("ratios"), csvUrl(logged, "update_ratio"));
   drawRatios(byId("ratios"), { panels: answers.map(({ run, matrix }) => ({ run, matrix, colour: colourOf(run) })), tree, look, faded });
 }
 

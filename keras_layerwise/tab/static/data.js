@@ -8,12 +8,14 @@ const matrices = new Map();
 let remembered = 0;
 const answers = new Map();
 
+// Not by the address's own list of parameters: that writes the whole address again for each.
+function addressOf(route, parameters) {
+  const query = Object.entries(parameters).flatMap(([key, value]) => [value].flat().map((one) => `${key}=${encodeURIComponent(one)}`));
+  return new URL(`${route}?${query.join("&")}`, import.meta.url).href;
+}
+
 async function asked(route, parameters = {}) {
-  const url = new URL(route, import.meta.url);
-  for (const [key, value] of Object.entries(parameters)) {
-    for (const one of [value].flat()) url.searchParams.append(key, one);
-  }
-  const response = await fetch(url);
+  const response = await fetch(addressOf(route, parameters));
   if (!response.ok) throw new Error((await response.text()) || response.statusText);
   return response;
 }
@@ -137,9 +139,5 @@ export const fetchRecords = (runs) => once("records", {}, runs.filter((run) => r
 export const fetchMetrics = async (runs) => (await once("metrics", {}, runs)).metrics;
 export const fetchMetric = async (runs, name) => (await once("metric", { name }, runs)).curves;
 
-export function csvUrl(runs, topic) {
-  const url = new URL("csv", import.meta.url);
-  url.searchParams.set("topic", topic);
-  for (const run of runs) url.searchParams.append("run", run.name);
-  return url.href;
-}
+// Every record, streamed; of some layers only where they are given.
+export const csvUrl = (runs, topic, layers = []) => addressOf("csv", { topic, run: runs.map((run) => run.name), layer: layers });

@@ -2,8 +2,9 @@
 
 import { drawHeatmap, legend } from "./heatmap.js";
 import { brief, byId, el } from "./dom.js";
+import { offer } from "./files.js";
 import { colourScale } from "./scale.js";
-import { visible } from "./text.js";
+import { distinct, visible } from "./text.js";
 import { columnAt, halves } from "./values.js";
 
 const RANKED = 10;
@@ -19,7 +20,8 @@ export function logRatio(a, b, matrixA, matrixB, falling) {
 }
 
 export function drawDifference(chart, { panels: [a, b], tree, rows, kind, look, on }) {
-  const ratio = { reads: "signed", label: `log₁₀ of ${kind.label}, ${visible(a.run.name)} over ${visible(b.run.name)}` };
+  const [one, other] = distinct([a.run.name, b.run.name], 40);
+  const ratio = { reads: "signed", label: `log₁₀ of ${kind.label}, ${one} over ${other}` };
   const made = new Map();
   const values = (row) => {
     const key = `${row.key} ${row.members.length}`;
@@ -32,9 +34,14 @@ export function drawDifference(chart, { panels: [a, b], tree, rows, kind, look, 
   };
   const all = tree.leaves.map((leaf) => ({ leaf, found: values({ ...leaf, members: [leaf] }) }));
   const scale = colourScale(ratio, all.flatMap(({ found }) => [found.weights, found.averages].filter(Boolean)), {});
-  const run = { name: `${a.run.name} ÷ ${b.run.name}`, rows: a.run.rows };
-  const panel = { run, matrix: a.matrix, marks: [], held: null, values, own: values, colour: "transparent" };
+  const run = { name: `${one} ÷ ${other}`, rows: a.run.rows };
+  const panel = { run, matrix: a.matrix, marks: [], held: null, values, own: values, reads: "signed", colour: "transparent" };
   drawHeatmap(chart, { panels: [panel], rows, scales: { weights: scale, averages: scale }, prefix: tree.prefix, selected: new Set(), look, on });
+  const halvesOf = all.flatMap(({ leaf, found }) => ["weights", "averages"].filter((half) => found[half]).map((half) => [leaf[half], found[half]]));
+  offer(chart, {
+    heads: ["step", ...halvesOf.map(([name]) => name)],
+    rows: () => Array.from(a.matrix.last, (step, i) => [step, ...halvesOf.map(([, row]) => row[i])]),
+  });
   byId("difference-legend").replaceChildren(legend(scale, "Ratio"));
   const last = a.matrix.first.length - 1;
   const ranked = all.map(({ leaf, found }) => ({ leaf, value: found.weights?.[last] ?? NaN })).filter(({ value }) => value !== 0 && !Number.isNaN(value))

@@ -54,6 +54,12 @@ export function brief(value) {
 // Of a number that was measured; what else a record holds stays as it is.
 export const sixDigits = (value) => (typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value));
 
+// Of one in a table that has its whole value on hover.
+export function fourDigits(value) {
+  if (Number.isInteger(value) || !Number.isFinite(value)) return String(value);
+  return Math.abs(value) < 1e-3 ? value.toExponential(3).replace(/\.?0*e/, "e") : String(Number(value.toPrecision(4)));
+}
+
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
 export const stepText = (step) => step.toLocaleString("en");

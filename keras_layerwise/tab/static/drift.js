@@ -3,16 +3,18 @@
 import { choices, keep, listOf, toggled, zoomSpan } from "./choices.js";
 import { csvUrl } from "./data.js";
 import { byId, count, el, float32, refill, stepText } from "./dom.js";
+import { offer } from "./files.js";
 import { drawHeatmap, legend } from "./heatmap.js";
 import { HELD, heldSentence } from "./held.js";
 import { STATES, stateOf } from "./marks.js";
 import { colourScale, peak, shares } from "./scale.js";
-import { matcher, visible } from "./text.js";
+import { distinct, matcher, visible } from "./text.js";
 import { layerOf, shownRows } from "./tree.js";
 import { columnAt, halves, joins } from "./values.js";
 
 const TABLE_COLUMNS = 7;
 const TABLE_RUNS = 8;
+const SAID = 48; // letters of a run's name in a sentence
 const HALVES = ["weights", "averages"];
 
 // Runs whose values stayed finite: one that diverged by decades would leave all others one colour.
@@ -45,6 +47,7 @@ function prepare(panels, tree, kind) {
     }));
   return panels.map((panel, i) => ({
     ...panel,
+    reads: choices.relative === "layer" && kind.reads === "falling" ? "rising" : kind.reads,
     own: (row) => plainValues(i, row),
     values: (row) => (choices.relative === "layer" ? divided(row, plainValues(i, row)) : plainValues(i, row)),
   }));
@@ -65,11 +68,12 @@ export function showDrift({ panels: read, tree, kind, statistic, look, onPick })
   byId("layer-count").textContent =
     leaves.length === tree.leaves.length ? count(leaves.length, "layer") : `${leaves.length} of ${count(tree.leaves.length, "layer")}`;
   byId("layer-names").replaceChildren(...tree.leaves.slice(0, 2000).map((leaf) => el("option", { value: leaf.weights ?? leaf.averages })));
-  byId("drift-csv").href = csvUrl(panels.map((panel) => panel.run), statistic);
   byId("drift-note").textContent = noteOf(read);
   byId("drift-reset").hidden = !zoomSpan();
   byId("legends").replaceChildren(...HALVES.filter((half) => scales[half]).map((half) => legend(scales[half], half === "weights" ? "Weights" : "Moving averages")));
-  const held = panels.filter((panel) => panel.held).map(({ run, held: states }) => ({ run: { name: visible(run.name) }, states }));
+  const known = panels.filter((panel) => panel.held);
+  const names = distinct(known.map(({ run }) => run.name), SAID);
+  const held = known.map(({ held: states }, i) => ({ run: { name: names[i] }, states }));
   byId("held").textContent = held.length ? heldSentence(held) : "";
   redraw();
   showTables();
@@ -78,11 +82,12 @@ export function showDrift({ panels: read, tree, kind, statistic, look, onPick })
 
 // What follows from the tree alone: nothing is asked for and no scale changes.
 export function redraw() {
-  const { panels, tree, scales, look, onPick, matches, kind } = drawn;
+  const { panels, tree, scales, look, onPick, matches, kind, statistic } = drawn;
   const rows = shownRows(tree, new Set(listOf("open")), matches);
   drawn.rows = rows;
   const chart = byId("heatmap");
   chart.hidden = !rows.length || !panels.length;
+  offer(chart, csvUrl(panels.map((panel) => panel.run), statistic));
   chart.setAttribute("aria-label", summaryOf(panels, rows, kind));
   if (chart.hidden) return chart.replaceChildren();
   return drawHeatmap(chart, {

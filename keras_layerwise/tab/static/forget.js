@@ -2,6 +2,7 @@
 
 import { CONFIG, FADED, base, onSelection, plain } from "./charts.js";
 import { follow, pointAt } from "./cursor.js";
+import { offer } from "./files.js";
 import { visible } from "./text.js";
 
 // Losses and errors are better when they are low.
@@ -43,7 +44,7 @@ export function drawForgetting(chart, { runs, metric, look, faded, onPick, onBru
       .map((point) => ({ ...point, x: point.at < 0 ? 0 : drift[point.at] })).filter(({ x, y }) => y !== null && Number.isFinite(x));
     if (!points.length) continue;
     for (const point of points) point.trained = point.at < 0 ? 0 : matrix.last[point.at];
-    paths.push({ points, colour });
+    paths.push({ run, points, colour });
     const hover = ({ x, y, step }) => `<b>${plain(visible(run.name))}</b><br>${plain(metric)} ${Number(y.toPrecision(5))}, record ${step}<br>total drift ${x.toPrecision(4)}`;
     const common = { type: "scatter", hovertemplate: "%{text}<extra></extra>", customdata: points.map(() => run.name), ids: points.map(({ trained }) => String(trained)), opacity: faded(run) ? FADED : 1 };
     data.push({ ...common, mode: "lines", x: points.map((p) => p.x), y: points.map((p) => p.y), text: points.map(hover), line: { color: colour, width: 1.5 }, opacity: faded(run) ? FADED : 0.7 });
@@ -59,6 +60,10 @@ export function drawForgetting(chart, { runs, metric, look, faded, onPick, onBru
     data.unshift({ type: "scatter", mode: "lines", x: front.map((p) => p.x), y: front.map((p) => p.y), line: { color: look.accent, width: 2, dash: "dot", shape: "hv" }, hoverinfo: "skip" });
   }
   chart.hidden = !data.length;
+  offer(chart, {
+    heads: ["run", "trained steps", "total drift", metric],
+    rows: () => paths.flatMap(({ run, points }) => points.map(({ trained, x, y }) => [run.name, trained, x, y])),
+  });
   if (!data.length) return [];
   const axis = (title) => ({ title: { text: plain(title), font: { size: 12, color: look.soft } }, gridcolor: look.line, zeroline: false, tickfont: { size: 11 } });
   window.Plotly.react(chart, data, {

@@ -2,25 +2,27 @@
 
 import { follow, pointAt } from "./cursor.js";
 import { el, stepText } from "./dom.js";
-import { STRIP, paint, worst } from "./paint.js";
+import { isNarrow, paint, stripOf, worst } from "./paint.js";
 import { gradient, niceTicks } from "./scale.js";
 import { distinct, visible } from "./text.js";
 import { layerOf } from "./tree.js";
-import { columnAt } from "./values.js";
+import { columnAt, narrowed } from "./values.js";
 import { axisOf } from "./axis.js";
 
 const PIXELS_PER_COLUMN = 2;
 const HEAD_LINES = 4; // that a run's name may take above its picture
+const ON_END = 22; // letters of a name that stands above a narrow one
 export const HEAD_LETTER = 7; // pixels of a letter in such a name
 const TICK = 64; // pixels that a step's label takes
 
-const narrowest = (runs) => (runs <= 8 ? 110 : 72);
-const gap = (runs) => (runs <= 8 ? 14 : 6);
+// Some runs are pictures with steps; many are stripes side by side, so that all are seen at once.
+const sizes = (runs) => (runs <= 8 ? { narrowest: 76, gap: 14 } : runs <= 24 ? { narrowest: 72, gap: 6 } : { narrowest: 16, gap: 2 });
+const gap = (runs) => sizes(runs).gap;
 const axisWidth = (width) => Math.min(320, Math.max(190, width * 0.26));
 
 function panelWidth(width, runs) {
   const room = width - axisWidth(width) - gap(runs) * runs - 14;
-  return Math.max(narrowest(runs), Math.floor(room / runs));
+  return Math.max(sizes(runs).narrowest, Math.floor(room / runs));
 }
 
 // How many columns are worth asking for, in steps that a resized window seldom crosses.
@@ -48,27 +50,31 @@ export function stepTicks(matrix, width) {
 }
 
 // What a panel paints for each row; kept, so that opening a group paints its own rows only once.
-function painted(panel, rows) {
+function painted(panel, rows, most) {
   const at = new Map();
   rows.forEach((row, i) => row.members.forEach((leaf) => at.has(leaf.key) || at.set(leaf.key, i)));
   rows.forEach((row, i) => row.level === 2 && at.set(row.members[0].key, i));
-  const cells = rows.map((row) => ({
-    values: panel.values(row),
-    held: panel.held ? worst(panel.held, row.members) : null,
-    marks: [],
-  }));
+  const columns = Math.min(panel.matrix.first.length, most);
+  const cells = rows.map((row) => {
+    const { weights, averages } = panel.values(row);
+    return {
+      values: { weights: narrowed(weights, columns, panel.reads), averages: narrowed(averages, columns, panel.reads) },
+      held: panel.held ? worst(panel.held, row.members) : null,
+      marks: [],
+    };
+  });
   const seen = new Set();
   for (const mark of panel.marks) {
     const i = at.get(layerOf(mark.row));
     if (i === undefined) continue;
     const { first, last } = panel.matrix;
     if (mark.step < first[0] || mark.step > last.at(-1)) continue;
-    const column = columnAt(panel.matrix, mark.step);
+    const column = Math.floor((columnAt(panel.matrix, mark.step) * columns) / panel.matrix.first.length);
     const key = `${mark.kind} ${column} ${i}`;
     if (!seen.has(key)) cells[i].marks.push({ ...mark, column });
     seen.add(key);
   }
-  return cells;
+  return { cells, columns };
 }
 
 const followed = new WeakMap(); // what ends the cursor of a chart drawn before
@@ -84,7 +90,8 @@ export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, loo
   const height = rowHeight(rows.length);
   const left = chart.querySelector(".heat")?.scrollLeft ?? 0;
   const top = chart.querySelector(".heat")?.scrollTop ?? 0;
-  const names = distinct(panels.map(({ run }) => run.name), Math.floor((HEAD_LINES * each - 28) / HEAD_LETTER));
+  const strip = stripOf(each), narrow = isNarrow(each);
+  const names = distinct(panels.map(({ run }) => run.name), narrow ? ON_END : Math.floor((HEAD_LINES * each - 28) / HEAD_LETTER));
   const grid = el("div", { className: "heat", tabIndex: 0, role: "group", ariaLabel: "Pictures of the runs, scrollable" });
   grid.style.setProperty("--axis", `${axisWidth(width)}px`);
   grid.style.columnGap = `${gap(panels.length)}px`;
@@ -93,7 +100,7 @@ export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, loo
   const corner = el("div", { className: "corner" }, prefix ? el("span", { className: "hint", title: `Names begin with ${prefix}` }, `${prefix}…`) : null);
   grid.append(corner);
   panels.forEach(({ run, colour }, i) => {
-    const head = el("div", { className: "head", title: visible(run.name) }, el("span", { className: "swatch", ariaHidden: "true" }), names[i]);
+    const head = el("div", { className: narrow ? "head on-end" : "head", title: visible(run.name) }, el("span", { className: "swatch", ariaHidden: "true" }), names[i]);
     head.firstChild.style.background = colour;
     grid.append(head);
   });
@@ -114,8 +121,8 @@ export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, loo
     const body = el("div", { className: "panel" }, canvas, line, brush);
     body.style.height = `${rows.length * height}px`;
     body.picture = () => {
-      body.cells = painted(panel, rows);
-      paint(canvas, { rows: body.cells, columns: panel.matrix.first.length, scales, height, width: each, look });
+      const { cells, columns } = painted(panel, rows, narrow ? each - strip : Infinity);
+      paint(canvas, { rows: cells, columns, scales, height, width: each, look });
       body.dataset.painted = "yes";
     };
     lazy.observe(body);
@@ -124,15 +131,15 @@ export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, loo
       const { matrix } = panel;
       const seen = step !== null && matrix.first.length && step >= matrix.first[0] && step <= matrix.last.at(-1);
       line.hidden = !seen;
-      if (seen) line.style.transform = `translateX(${STRIP + ((columnAt(matrix, step) + 0.5) / matrix.first.length) * (each - STRIP)}px)`;
+      if (seen) line.style.transform = `translateX(${strip + ((columnAt(matrix, step) + 0.5) / matrix.first.length) * (each - strip)}px)`;
     });
     grid.append(body);
   });
-  grid.append(el("div", { className: "foot corner hint" }, "step"));
+  grid.append(el("div", { className: "foot corner hint" }, narrow ? "steps from left to right, in each" : "step"));
   for (const { matrix } of panels) {
-    const ticks = stepTicks(matrix, each - STRIP).map(({ x, text }) => {
+    const ticks = (narrow ? [] : stepTicks(matrix, each - strip)).map(({ x, text }) => {
       const tick = el("span", {}, text);
-      tick.style.left = `${STRIP + x}px`;
+      tick.style.left = `${strip + x}px`;
       return tick;
     });
     grid.append(el("div", { className: "foot ticks", ariaHidden: "true" }, ...ticks));
@@ -147,13 +154,14 @@ export function drawHeatmap(chart, { panels, rows, scales, prefix, selected, loo
 
 function wire(body, { panel, rows, height, each, brush, on }) {
   const { matrix } = panel;
+  const strip = stripOf(each);
   const place = (event) => {
     const box = body.getBoundingClientRect();
-    const x = event.clientX - box.left - STRIP, y = event.clientY - box.top;
+    const x = event.clientX - box.left - strip, y = event.clientY - box.top;
     const columns = matrix.first.length;
     return {
       x, row: rows[Math.floor(y / height)],
-      column: Math.min(columns - 1, Math.max(0, Math.floor((x / (each - STRIP)) * columns))),
+      column: Math.min(columns - 1, Math.max(0, Math.floor((x / (each - strip)) * columns))),
     };
   };
   let from = null;
@@ -168,7 +176,7 @@ function wire(body, { panel, rows, height, each, brush, on }) {
     pointAt(matrix.last[column]);
     if (from && Math.abs(x - from.x) > 4) {
       brush.hidden = false;
-      brush.style.left = `${STRIP + Math.max(0, Math.min(x, from.x))}px`;
+      brush.style.left = `${strip + Math.max(0, Math.min(x, from.x))}px`;
       brush.style.width = `${Math.abs(x - from.x)}px`;
       on.leave();
     } else on.hover({ panel, row, column }, event);

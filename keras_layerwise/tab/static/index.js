@@ -6,8 +6,8 @@ const here = (name) => new URL(name, import.meta.url).href;
 
 // Every module of the page: asked for at once, not as each is found in another.
 const MODULES = [
-  "alarms", "app", "axis", "cards", "causes", "charts", "choices", "cursor", "data", "difference", "dom", "drift",
-  "forget", "heatmap", "held", "host", "lines", "marks", "paint", "pictures", "rates", "records", "scale", "side",
+  "alarms", "app", "axis", "cards", "causes", "charts", "choices", "columns", "cursor", "data", "difference", "dom", "drift",
+  "files", "forget", "heatmap", "held", "host", "lines", "marks", "paint", "pictures", "rates", "records", "scale", "side",
   "sweep", "text", "tree", "values",
 ];
 

@@ -4,7 +4,9 @@ import { COLOURS } from "./scale.js";
 import { HELD, ORDER } from "./held.js";
 
 const LINES = 3; // of a row: two for its weights, one for its averages
-export const STRIP = 10;
+const NARROW = 40; // pixels of a picture that has room for colours only
+export const isNarrow = (width) => width < NARROW;
+export const stripOf = (width) => (isNarrow(width) ? 4 : 10);
 
 // A little-endian pixel of a colour as #rrggbb.
 export const pixel = (colour) => {
@@ -49,7 +51,8 @@ export function paint(canvas, { rows, columns, scales, height, width, look }) {
   canvas.style.height = `${rows.length * height}px`;
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
-  const wide = width - STRIP;
+  const strip = stripOf(width);
+  const wide = width - strip;
   if (columns) {
     const image = new ImageData(columns, rows.length * LINES);
     const pixels = new Uint32Array(image.data.buffer);
@@ -62,11 +65,11 @@ export function paint(canvas, { rows, columns, scales, height, width, look }) {
     const small = new OffscreenCanvas(columns, rows.length * LINES);
     small.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
-    context.drawImage(small, STRIP, 0, wide, rows.length * height);
+    context.drawImage(small, strip, 0, wide, rows.length * height);
   }
   const each = wide / Math.max(columns, 1);
   context.save();
-  context.translate(STRIP, 0);
+  context.translate(strip, 0);
   rows.forEach(({ values: { weights, averages } }, i) => {
     const top = i * height;
     if (weights) strike(context, weights, scales.weights, Math.round(top + height * (averages ? 0.33 : 0.5)), each, look.dark);
@@ -78,16 +81,16 @@ export function paint(canvas, { rows, columns, scales, height, width, look }) {
     for (let i = 1; i < rows.length; i++) context.fillRect(0, i * height - 0.5, width, 1);
   }
   rows.forEach((row, i) => {
-    if (row.held) paintHeld(context, row.held, i * height, height);
-    for (const mark of row.marks) paintMark(context, mark, STRIP + (mark.column + 0.5) * each, (i + 0.5) * height, height);
+    if (row.held) paintHeld(context, row.held, i * height, height, strip);
+    for (const mark of row.marks) paintMark(context, mark, strip + (mark.column + 0.5) * each, (i + 0.5) * height, height);
   });
 }
 
 // The strip tells states by shape too: whole, crossed, hollow, upper half.
-function paintHeld(context, state, top, height) {
+function paintHeld(context, state, top, height, strip) {
   context.fillStyle = context.strokeStyle = HELD[state].colour;
   context.lineWidth = 1.5;
-  const [x, y, w, h] = [1, top + 1, STRIP - 4, height - 2];
+  const [x, y, w, h] = strip < 10 ? [0, top + 1, strip - 1, height - 2] : [1, top + 1, strip - 4, height - 2];
   if (state === "held") context.fillRect(x, y, w, h);
   else if (state === "unfrozen") context.fillRect(x, y, w, h / 2);
   else context.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);

@@ -34,7 +34,11 @@ export function heatmapSvg(chart, look) {
   };
   for (const element of grid.querySelectorAll(".item")) says(element.querySelector(".label"), element.textContent);
   for (const element of grid.querySelectorAll(".head")) {
-    const { x, y, w } = place(element);
+    const { x, y, w, h } = place(element);
+    if (element.classList.contains("on-end")) {
+      parts.push(`<text transform="translate(${x + w / 2} ${y + h - 4}) rotate(-90)" dominant-baseline="middle" font-size="11" fill="${look.text}">${escaped(element.textContent)}</text>`);
+      continue;
+    }
     wrapped(element.textContent, Math.floor(w / HEAD_LETTER)).forEach((line, i) =>
       parts.push(`<text x="${x}" y="${y + 10 + i * 13}" font-size="11" fill="${look.text}">${escaped(line)}</text>`));
   }
@@ -48,7 +52,10 @@ export function heatmapSvg(chart, look) {
 
 const svgUrl = (text) => `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
 
-export async function saveHeatmap(chart, look, name, format) {
+// PNG or SVG of a chart: laid out by the page, or drawn by the library.
+export const savePicture = (chart, ...rest) => (chart.querySelector(".heat") ? saveHeatmap : saveChart)(chart, ...rest);
+
+async function saveHeatmap(chart, look, name, format) {
   const { text, width, height } = heatmapSvg(chart, look);
   if (format === "svg") return download(svgUrl(text), `${name}.svg`);
   const image = new Image();
@@ -61,7 +68,7 @@ export async function saveHeatmap(chart, look, name, format) {
   return download(canvas.toDataURL("image/png"), `${name}.png`);
 }
 
-export async function saveChart(chart, name, format) {
+async function saveChart(chart, look, name, format) {
   const { width, height } = chart.getBoundingClientRect();
   const url = await window.Plotly.toImage(chart, { format, width, height, scale: format === "png" ? 2 : 1 });
   download(url, `${name}.${format}`);

@@ -1,6 +1,7 @@
 // Did the rates hold? Multipliers over depth, and what each layer's rate made of it.
 
 import { CONFIG, FADED, base, logAxis, onSelection, plain } from "./charts.js";
+import { offer } from "./files.js";
 import { middleCut, visible } from "./text.js";
 
 const HEIGHT = 300;
@@ -35,6 +36,7 @@ export function budget(rates, layer) {
 const NOTABLE = Math.log(2);
 
 const NAMED = 5; // layers
+const MANY = 24; // runs whose points would cover each other
 
 // Layers at least twice as far from their run's own line through log distance over log budget,
 // each with how far.
@@ -70,9 +72,11 @@ function layoutOf(chart, look, x, y) {
 
 // One curve per run: the multiplier of each layer, from the stem to the head.
 export function drawCurves(chart, { runs, records, tree, look, colourOf, faded }) {
+  const rows = [];
   const data = runs.filter((run) => records[run.name]).flatMap((run) => {
     const found = tree.leaves.map((leaf, depth) => ({ leaf, depth, value: records[run.name].multipliers[leaf.key] })).filter(({ value }) => value !== undefined);
     if (!found.length) return [];
+    rows.push(...found.map(({ leaf, value }) => [run.name, leaf.key, value]));
     return [{
       type: "scatter", mode: "lines+markers", marker: { size: 4 }, line: { color: colourOf(run), shape: "hv", width: 2 }, opacity: faded(run) ? FADED : 1,
       x: found.map(({ depth }) => depth), y: found.map(({ value }) => (value > 0 ? value : null)),
@@ -81,12 +85,13 @@ export function drawCurves(chart, { runs, records, tree, look, colourOf, faded }
     }];
   });
   chart.hidden = !data.length;
+  offer(chart, { heads: ["run", "layer", "multiplier"], rows: () => rows });
   if (data.length) window.Plotly.react(chart, data, layoutOf(chart, look, { title: "layer, from stem to head", type: "linear" }, { title: "Multiplier", rest: logAxis(data.flatMap(({ y }) => y)) }), CONFIG);
 }
 
 // A point per layer: how far its rate could take it against how far it went.
 export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onPick, onBrush }) {
-  const story = [], all = [];
+  const story = [], all = [], rows = [];
   const data = panels.flatMap(({ run, matrix, colour }) => {
     const own = rates.get(run.name);
     if (!own || !matrix.first.length) return [];
@@ -97,23 +102,26 @@ export function drawScatter(chart, { panels, rates, tree, kind, look, faded, onP
     if (!points.length) return [];
     story.push(...offDiagonal(points));
     all.push(...points);
+    rows.push(...points.map(({ leaf, x, y }) => [run.name, leaf.key, x, y]));
     return [{
-      type: "scatter", mode: "markers", marker: { color: colour, size: 7 }, opacity: faded(run) ? FADED : 0.8, customdata: points.map(({ leaf }) => leaf.weights),
+      type: "scatter", mode: "markers", marker: { color: colour, size: panels.length > MANY ? 4 : 7 }, opacity: faded(run) ? FADED : 0.8, customdata: points.map(({ leaf }) => leaf.weights),
       x: points.map(({ x }) => x), y: points.map(({ y }) => y),
       text: points.map(({ leaf, x, y }) => `<b>${plain(visible(leaf.key))}</b><br>${plain(visible(run.name))}<br>rate × steps ${x.toPrecision(3)}<br>${plain(kind.label)} ${y.toPrecision(3)}`),
       hovertemplate: "%{text}<extra></extra>",
     }];
   });
   chart.hidden = !data.length;
+  offer(chart, { heads: ["run", "layer", "rate × steps", kind.label], rows: () => rows });
   if (!data.length) return;
   const layout = layoutOf(chart, look, { title: "rate × steps", rest: logAxis(data.flatMap(({ x }) => x)) }, { title: kind.label, rest: logAxis(data.flatMap(({ y }) => y)) });
   window.Plotly.react(chart, data, { ...layout, annotations: annotationsOf(story, all, look), dragmode: "select" }, CONFIG);
   onSelection(chart, { pick: onPick, brush: onBrush });
 }
 
+const TIGHT = 60; // pixels of a decade in which whole labels touch
 const BANDS = [
   { from: 1e-9, to: 1e-5, label: "dead", colour: "rgba(117,117,117,0.22)" },
-  { from: 3e-4, to: 3e-3, label: "healthy, about 1e-3", colour: "rgba(0,150,80,0.18)" },
+  { from: 3e-4, to: 3e-3, label: "healthy, about 1e-3", brief: "healthy", colour: "rgba(0,150,80,0.18)" },
   { from: 3e-2, to: 10, label: "too large", colour: "rgba(213,0,0,0.16)" },
 ];
 
@@ -141,6 +149,7 @@ export function drawRatios(chart, { panels, tree, look, faded }) {
   const range = [Math.min(-6, smallest(every) - 0.5), Math.max(-1, largest(every) + 0.5)];
   layout.xaxis.range = range;
   const middle = ({ from, to }) => (Math.max(Math.log10(from), range[0]) + Math.min(Math.log10(to), range[1])) / 2;
-  layout.annotations = BANDS.map((band) => ({ x: middle(band), y: 1, yref: "paper", yanchor: "bottom", text: band.label, showarrow: false, font: { size: 11, color: look.soft } }));
+  const tight = (chart.clientWidth - 160) / (range[1] - range[0]) < TIGHT;
+  layout.annotations = BANDS.map((band) => ({ x: middle(band), y: 1, yref: "paper", yanchor: "bottom", text: (tight && band.brief) || band.label, showarrow: false, font: { size: 11, color: look.soft } }));
   window.Plotly.react(chart, data, layout, CONFIG);
 }

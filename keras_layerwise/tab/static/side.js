@@ -7,7 +7,8 @@ import { MARKS, STATES } from "./marks.js";
 import { HELD } from "./held.js";
 import { distinct, isPattern, visible } from "./text.js";
 
-const NAME = 26; // characters of a run's name that the list has room for
+const LETTER = 8; // pixels of one in a run's name
+const AROUND = 92; // pixels for what stands beside a name
 const STALE = 10; // minutes
 export const RADIOS = ["scale", "relative", "axis"];
 export const FIELDS = { "layer-filter": "filter", "run-filter": "runfilter" };
@@ -40,7 +41,8 @@ function runItem(run, { chosen, short, alarms, record, onRun, colour }) {
 }
 
 export function showRuns({ runs, listed, chosen, alarmsOf, records, onRun, colourOf }) {
-  const names = distinct(listed.map((run) => run.name), NAME);
+  const most = Math.max(12, Math.floor((byId("runs").clientWidth - AROUND) / LETTER));
+  const names = distinct(listed.map((run) => run.name), most);
   refill(
     byId("runs"),
     listed.map((run, i) =>

@@ -1,9 +1,9 @@
 // Which run is better, and what did it differ in? A row for each run.
 
-import { causesFirst, isCause, shown } from "./causes.js";
 import { choices, listOf, objectOf } from "./choices.js";
-import { lowIsBetter } from "./forget.js";
-import { el, float32, refill, sixDigits } from "./dom.js";
+import { admits, bestOf, columnsOf, sorted } from "./columns.js";
+import { el, float32, fourDigits, refill } from "./dom.js";
+import { offer } from "./files.js";
 import { pixel, zeroColour } from "./paint.js";
 import { statusBadge } from "./records.js";
 import { COLOURS } from "./scale.js";
@@ -11,67 +11,8 @@ import { distinct, isPattern, matcher, visible } from "./text.js";
 import { leavesBelow } from "./tree.js";
 import { halves } from "./values.js";
 
-const NAME = 32; // characters of a run's name that its cell has room for
+const NAME = 26; // characters of a run's name that its cell has room for
 const PICTURE = { width: 96, height: 18 };
-const PLAN = /^training\/callbacks\/[^/]+\/[^/]+\//; // each step of a callback's plan
-const COLUMNS = 12; // of values that differ; the others are in the comparison of two runs
-
-// Columns: {key, title, value(run) -> text or number, sort(run)}.
-function columnsOf(records) {
-  const results = new Set(), keys = new Set();
-  for (const record of Object.values(records)) {
-    for (const kind of ["final", "best"]) {
-      for (const name of Object.keys(record.results[kind] ?? {})) results.add(`${kind} ${name}`);
-    }
-    Object.keys(record.values).forEach((key) => keys.add(key));
-  }
-  const many = results.size > 4;
-  const ofResult = [...results].filter((name) => !many || name.startsWith("final ")).map((name) => {
-    const [kind, ...rest] = name.split(" ");
-    return { key: `result:${name}`, result: true, title: many ? rest.join(" ") : name, value: (record) => record.results[kind]?.[rest.join(" ")] };
-  });
-  const causes = causesFirst([...keys].filter((key) => isCause(key) && !PLAN.test(key))).slice(0, COLUMNS);
-  const ofCause = causes.map((key) => ({ key: `value:${key}`, title: key.replace(/^(user|training)\//, ""), value: (record) => parsed(record.values[key]) }));
-  return [...ofResult, ...ofCause];
-}
-
-// The best of the values of one result, undefined where there is nothing to choose from.
-function bestOf(values, name) {
-  const numbers = values.filter(Number.isFinite);
-  if (new Set(numbers).size < 2) return undefined;
-  return lowIsBetter(name) ? Math.min(...numbers) : Math.max(...numbers);
-}
-
-function parsed(text) {
-  const number = Number(text);
-  return text !== undefined && Number.isFinite(number) && text.trim() !== "" ? number : shown(text, undefined);
-}
-
-// ">0.5", "1e-4..1e-2" or, for what is no number, a regular expression.
-export function admits(pattern, value) {
-  if (!pattern) return true;
-  const range = pattern.match(/^\s*(\S*?)\s*\.\.\s*(\S*)\s*$/), bound = pattern.match(/^\s*([<>]=?)\s*(\S+)\s*$/);
-  if (typeof value === "number") {
-    if (range) return (range[1] === "" || value >= Number(range[1])) && (range[2] === "" || value <= Number(range[2]));
-    if (bound) {
-      const limit = Number(bound[2]);
-      return { "<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit }[bound[1]];
-    }
-  }
-  return matcher(pattern)(value === undefined ? "" : String(value));
-}
-
-function sorted(rows, columns) {
-  const [key, direction] = [choices.sort.replace(/^-/, ""), choices.sort.startsWith("-") ? -1 : 1];
-  const column = columns.find((one) => one.key === key);
-  if (!column) return rows;
-  const absent = (value) => value === undefined || Number.isNaN(value);
-  return [...rows].sort((a, b) => {
-    const [x, y] = [column.value(a.record), column.value(b.record)];
-    if (absent(x) || absent(y)) return absent(x) - absent(y); // last, whichever way
-    return direction * (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y)));
-  });
-}
 
 // Final drift by part of the model, as one row of colours.
 function finalPicture(panel, { tree, scale, kind, look }) {
@@ -112,6 +53,8 @@ function ruleCurve(multipliers, tree) {
   return svg;
 }
 
+const csvValue = (value) => (value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : value);
+
 /** runs: chosen; records: by name; panels: of the heat-map; on: {sort, where, pair}. */
 export function drawSweep(target, { runs, records, problems, panels, tree, scale, kind, look, colourOf, on }) {
   const columns = columnsOf(records);
@@ -127,7 +70,7 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
   const best = new Map(columns.filter(({ result }) => result).map((column) => [column, bestOf(admitted.map(({ record }) => column.value(record)), column.title)]));
   const head = (column) => {
     const direction = choices.sort === column.key ? "ascending" : choices.sort === `-${column.key}` ? "descending" : "none";
-    const button = el("button", { type: "button", className: "quiet sort", "data-key": `sort ${column.key}`, title: visible(column.key) }, visible(column.title), { ascending: " ▴", descending: " ▾", none: "" }[direction]);
+    const button = el("button", { type: "button", className: "quiet sort", "data-key": `sort ${column.key}`, title: visible([column.key.replace(/^\w+:/, ""), ...column.also].join(" = ")) }, visible(column.title), { ascending: " ▴", descending: " ▾", none: "" }[direction]);
     button.addEventListener("click", () => on.sort(direction === "ascending" ? `-${column.key}` : column.key));
     return el("th", { scope: "col", "aria-sort": direction }, button);
   };
@@ -152,7 +95,7 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
       ...columns.map((column) => {
         const value = column.value(record);
         const whole = value === undefined ? "—" : visible(typeof value === "object" ? JSON.stringify(value) : value);
-        const text = typeof value === "number" ? sixDigits(value) : whole;
+        const text = typeof value === "number" ? fourDigits(value) : whole;
         const kinds = [typeof value === "number" ? "number" : "", best.get(column) === value ? "best" : ""];
         return el("td", { className: kinds.filter(Boolean).join(" "), title: whole }, text);
       }),
@@ -168,9 +111,13 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
     { className: "sheet sweep" },
     el("caption", {}, `${admitted.length} of ${rows.length} runs; only what differs, what was set before what follows from it`),
     el("thead", {}, el("tr", {}, ...heads), el("tr", { className: "filters" }, ...filters)),
-    el("tbody", {}, ...sorted(admitted, columns).map(bodyRow), ...broken.map((run) =>
+    el("tbody", {}, ...sorted(admitted, columns, choices.sort).map(bodyRow), ...broken.map((run) =>
       el("tr", { className: "broken" }, el("td", {}), el("th", { scope: "row" }, names.get(run)), el("td", { colSpan: columns.length + 3, className: "alarm" }, `⚡ ${visible(problems[run.name])}`))))
   );
+  offer(target, {
+    heads: ["run", "status", ...columns.map(({ key }) => key.replace(/^\w+:/, ""))],
+    rows: () => sorted(admitted, columns, choices.sort).map(({ run, record }) => [run.name, String(record.status), ...columns.map(({ value }) => csvValue(value(record)))]),
+  });
   refill(target, [el("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Table of runs" }, table)]);
   return admitted.map(({ run }) => run);
 }

@@ -20,6 +20,18 @@ export function telling(rows, reads) {
   return found;
 }
 
+// A row in at most `count` columns, each the value among those it joins that means the most movement.
+export function narrowed(row, count, reads) {
+  if (!row || row.length <= count) return row;
+  const beyond = further[reads];
+  const found = new Float32Array(count).fill(NaN);
+  row.forEach((value, i) => {
+    const j = Math.floor((i * count) / row.length);
+    if (Number.isNaN(found[j]) || beyond(found[j], value)) found[j] = value;
+  });
+  return found;
+}
+
 // {weights, averages} of a row of the tree in one run's matrix; null where it has none.
 export function halves(matrix, row, reads) {
   const of = (half) => telling(row.members.map((leaf) => leaf[half] && matrix.row(leaf[half])), reads);
