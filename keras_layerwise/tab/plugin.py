@@ -20,6 +20,7 @@ from keras_layerwise.tab.describing import broken, describe, shared_rows, with_t
 from keras_layerwise.tab.metrics import Metrics, span_of
 from keras_layerwise.tab.reading import Matrix, Reader, Run, UnknownRunError
 from keras_layerwise.tab.sheets import differing
+from keras_layerwise.tab.tensors import EVERYTHING
 
 CHARTS = "vendor/plotly.js-cartesian-dist-min-4.1.1/plotly-cartesian.min.js"
 
@@ -91,7 +92,11 @@ class LayerwisePlugin(base_plugin.TBPlugin):
     def _runs(self, request: wrappers.Request) -> wrappers.Response:
         ctx, experiment = _asked_for(request)
         answer = []
-        for run in self._reader.runs(ctx, experiment).values():
+        runs = self._reader.runs(ctx, experiment)
+        self._reader.ahead(
+            ctx, experiment, runs.values(), ("alarms", "changes", "frozen"), EVERYTHING
+        )
+        for run in runs.values():
             try:
                 alarms, changes = (
                     self._reader.messages(ctx, experiment, run, kind)
@@ -120,6 +125,11 @@ class LayerwisePlugin(base_plugin.TBPlugin):
         ctx, experiment = _asked_for(request)
         names = request.args.getlist("run")
         runs = self._reader.runs(ctx, experiment, names)
+        if _is_quick(request):
+            # One record more tells that there are more.
+            most = _columns(request) + 1
+            topics = (_argument(request, "topic"),)
+            self._reader.ahead(ctx, experiment, runs.values(), topics, most)
         parts = []
         for name in names:
             try:
@@ -133,14 +143,13 @@ class LayerwisePlugin(base_plugin.TBPlugin):
 
     def _values(self, request: wrappers.Request, run: Run) -> bytes:
         ctx, experiment = _asked_for(request)
-        limit = min(max(_number(request, "columns"), _COLUMNS[0]), _COLUMNS[1])
         matrix = self._reader.matrix(
             ctx,
             experiment,
             run,
             _argument(request, "topic"),
-            limit,
-            quick=request.args.get("quick") == "1",
+            _columns(request),
+            quick=_is_quick(request),
             span=_span(request),
         )
         return _packed(matrix)
@@ -263,6 +272,15 @@ def _number(request: wrappers.Request, name: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
         raise errors.InvalidArgumentError(f"{name!r} must be a whole number; received {text!r}.")
     return int(text)
+
+
+def _columns(request: wrappers.Request) -> int:
+    """Gives how many columns are asked for, within reason."""
+    return min(max(_number(request, "columns"), _COLUMNS[0]), _COLUMNS[1])
+
+
+def _is_quick(request: wrappers.Request) -> bool:
+    return request.args.get("quick") == "1" and "first" not in request.args
 
 
 def _span(request: wrappers.Request) -> tuple[int, int] | None:

@@ -21,11 +21,8 @@ from keras_layerwise.storage.reading import merge_rows, message_of, series_of
 from keras_layerwise.tab.cache import Cache
 from keras_layerwise.tab.columns import Columns, Records, join, within
 from keras_layerwise.tab.naming import renamed, stable
-from keras_layerwise.tab.picking import Datum, picked
 from keras_layerwise.tab.sheets import Sheet, sheet, stable_names
-
-# The largest number of records that both loaders take.
-EVERYTHING = 2**31 - 1
+from keras_layerwise.tab.tensors import EVERYTHING, Source, Tensors
 
 _CACHED = 96 * 2**20  # bytes
 
@@ -43,24 +40,6 @@ INSIDE = tuple(sorted(set(_DIRECTORIES.values())))
 
 class UnknownRunError(LookupError):
     """A run or a series that is not there."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One tag: where it is, what it holds, how far it has come and when it ended."""
-
-    run: str
-    tag: str
-    series: schema.Series
-    stamp: str
-    ended: float
-
-    @property
-    def topic(self) -> str:
-        """What the tag's values are about: a statistic, or the series' kind."""
-        if self.series.kind == "blocks" and self.series.facts is not None:
-            return f"blocks/{self.series.facts.name}"
-        return self.series.statistic or self.series.kind
 
 
 @dataclass
@@ -110,8 +89,8 @@ class Reader:
 
     def __init__(self, provider: Any, multiplexer: Any = None) -> None:
         self._provider = provider
-        self._multiplexer = multiplexer
         self._cache = Cache(_CACHED)
+        self._tensors = Tensors(provider, multiplexer, self._cache)
 
     def runs(self, ctx: Any, experiment: str, names: Iterable[str] | None = None) -> dict[str, Run]:
         """Gives the runs of `experiment` by name; `names` restricts it to those."""
@@ -141,6 +120,8 @@ class Reader:
         if names is not None:
             found = {name: run for name, run in found.items() if name in names}
         found = {name: found[name] for name in sorted(found, key=_natural)}
+        records = [source for run in found.values() for source in run.of("record")[-1:]]
+        self._tensors.ahead(ctx, experiment, records, 1)
         for run in found.values():
             try:
                 run.names = self._names(ctx, experiment, run)
@@ -158,6 +139,13 @@ class Reader:
             return self.runs(ctx, experiment, [name])[name]
         except KeyError:
             raise UnknownRunError(f"No run {name!r} with layerwise data.") from None
+
+    def ahead(
+        self, ctx: Any, experiment: str, runs: Iterable[Run], topics: Sequence[str], most: int
+    ) -> None:
+        """Reads at most `most` records of each run on each topic in one call, for what follows."""
+        sources = [source for run in runs for topic in topics for source in run.of(topic)]
+        self._tensors.ahead(ctx, experiment, sources, most)
 
     def messages(self, ctx: Any, experiment: str, run: Run, kind: str) -> list[dict[str, Any]]:
         """Gives all messages of one kind, each once; what is no message is a problem of the run."""
@@ -178,7 +166,7 @@ class Reader:
         problems = []
         for source in sources:
             try:
-                read = self._read(ctx, experiment, source, EVERYTHING)
+                read = self._tensors.read(ctx, experiment, source, EVERYTHING)
             except schema.SchemaError as error:
                 problems.append(str(error))
                 continue
@@ -297,7 +285,7 @@ class Reader:
         limit: int,
     ) -> tuple[Records, bool]:
         place = {row.name: i for i, row in enumerate(rows)}
-        read = [self._read(ctx, experiment, source, limit) for source in sources]
+        read = [self._tensors.read(ctx, experiment, source, limit) for source in sources]
         data = [datum for some in read for datum in some]
         values = np.full((len(data), len(rows)), np.nan, np.float32)
         start = 0
@@ -338,29 +326,11 @@ class Reader:
         return found
 
     def _latest(self, ctx: Any, experiment: str, source: Source) -> dict[str, Any] | None:
-        for _, _, tensor in reversed(self._read(ctx, experiment, source, 1)):
+        for _, _, tensor in reversed(self._tensors.read(ctx, experiment, source, 1)):
             for text in reversed(np.ravel(tensor)):
                 with contextlib.suppress(schema.SchemaError):
                     return message_of(text)
         return None
-
-    def _read(self, ctx: Any, experiment: str, source: Source, limit: int) -> list[Datum]:
-        try:
-            if self._multiplexer is not None and limit < EVERYTHING:
-                return picked(self._multiplexer, source.run, source.tag, limit)
-            data = self._provider.read_tensors(
-                ctx,
-                experiment_id=experiment,
-                plugin_name=schema.PLUGIN,
-                downsample=limit,
-                run_tag_filter=RunTagFilter(runs=[source.run], tags=[source.tag]),
-            )
-            found = data.get(source.run, {}).get(source.tag, [])
-            return [(datum.step, datum.wall_time, datum.numpy) for datum in found]
-        except (TypeError, ValueError) as error:  # TensorBoard's, for a tensor that is none
-            raise schema.SchemaError(
-                f"{source.tag} of run {source.run!r} holds what is no tensor: {error}"
-            ) from error
 
 
 def _mark(message: dict[str, Any] | None) -> dict[str, Any] | None:
