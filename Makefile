@@ -21,6 +21,12 @@ VERSIONLESS = storage/test_fuzz.py storage/test_power.py \
 	callbacks/test_drift_faults.py callbacks/test_faults.py \
 	test_benchmarks.py test_demo.py test_examples.py test_project.py test_properties.py
 
+# Two targets at a time: a suite that waits for a browser, a server or its slowest file leaves
+# its core to another. What a target printed is shown when it ends.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += --jobs=2 --output-sync=target
+endif
+
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test properties fuzz walk bench bench-quick check docs notebook coverage test-tensorflow test-jax test-torch test-oldest test-oldest-jax test-oldest-torch test-wheel environments format clean
@@ -123,7 +129,7 @@ format: .venv/dev.stamp
 clean:
 	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-oldest-jax .venv-oldest-torch .venv-wheel-* build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-# What CI tests in: an install is one process, so -j2 keeps two cores busy.
+# What CI tests in.
 environments: .venv/dev.stamp .venv-jax/stamp .venv-torch/stamp .venv-oldest/stamp
 
 # demo.stamp has what the demonstration needs, dev.stamp all that developing does.

@@ -92,6 +92,7 @@ def loaded_by(code):
     return FRAMEWORKS & set(run.stdout.splitlines()[-1].split())
 
 
+@pytest.mark.once
 class TestFace:
     def test_importing_loads_no_framework(self):
         assert loaded_by("import keras_layerwise; dir(keras_layerwise)") == set()
@@ -151,6 +152,7 @@ MAY_KNOW = {
 }
 
 
+@pytest.mark.once
 class TestArrows:
     def test_no_cycle(self):
         try:
@@ -212,6 +214,7 @@ def private_names(name):
     return found
 
 
+@pytest.mark.once
 class TestPrivateNames:
     """What is private to Keras or a framework is known in one room, where contracts hold it."""
 
@@ -249,12 +252,14 @@ def unlike_a_verb(path):
             yield f"{node.name}: {text.splitlines()[0]}"
 
 
+@pytest.mark.once
 class TestWords:
     @pytest.mark.parametrize("name", SOURCES)
     def test_a_function_says_what_it_does_with_a_verb(self, name):
         assert list(unlike_a_verb(SOURCES[name])) == []
 
 
+@pytest.mark.once
 class TestFiles:
     # Each character class keeps the expression from finding itself.
     ELSEWHERE = re.compile(
@@ -288,6 +293,7 @@ class TestExamples:
         assert ">>> " in getattr(keras_layerwise, name).__doc__
 
 
+@pytest.mark.once
 class TestReadme:
     TEXT = (ROOT / "README.md").read_text()
 

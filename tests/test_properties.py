@@ -48,8 +48,14 @@ from keras_layerwise.storage.schema import KINDS, STATISTICS, Row, SchemaError, 
 from keras_layerwise.storage.values import as_text, fingerprint, flat, plain
 from keras_layerwise.tables import render
 
-many = settings(max_examples=650)
 few = settings(max_examples=30)
+
+
+def many(test):
+    """For what asks nothing of a backend and is quick."""
+    return pytest.mark.once(settings(max_examples=650)(test))
+
+
 ROUNDS = int(os.environ.get("PROPERTY_ROUNDS", "1"))
 
 

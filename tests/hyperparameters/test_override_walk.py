@@ -99,7 +99,7 @@ OWN_ARGUMENTS = {
     "TimeDistributed": {"layer": lambda: L.Dense(3)},
 }
 SHAPES = {"1D": (2, 8, 3), "2D": (2, 8, 8, 3), "3D": (2, 4, 4, 4, 3)}
-VECTORS, STEPS, IMAGES = (4, 6), (2, 5, 3), (4, 8, 8, 3)
+VECTORS, STEPS, IMAGES = (4, 6), (2, 3, 3), (4, 8, 8, 3)
 
 
 def inputs_of(cls):
@@ -116,7 +116,7 @@ def inputs_of(cls):
     if name == "CategoryEncoding":
         return [np.array([[1, 1], [5, 7]])]
     if name == "Masking":
-        return [np.where(np.arange(5)[:, None] == 2, 0.25, floats(STEPS)).astype("float32")]
+        return [np.where(np.arange(STEPS[1])[:, None] == 2, 0.25, floats(STEPS)).astype("float32")]
     if name == "HashedCrossing":
         return [[np.array([1, 2]), np.array([3, 4])]]
     if "Attention" in name:

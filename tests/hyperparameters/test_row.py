@@ -17,6 +17,7 @@ def row_of(model, **user):
     return columns({**kl.inventory(model), "user": user})
 
 
+@pytest.mark.once
 def test_a_large_network_has_a_row_that_fits():
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=10)
     rules = {"block_1_*": 0.1, "block_2_*": kl.Rule(frozen=True)}

@@ -1,6 +1,7 @@
 """Keras's own optimizer tests pass with their optimizers wrapped."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,17 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """What came of each test, by the name of its file and by its own."""
-    report = tmp_path_factory.mktemp("keras_own") / "report.json"
+    folder = tmp_path_factory.mktemp("keras_own")
+    report = folder / "report.json"
     run = subprocess.run(
         [sys.executable, keras_own.__file__, report, *FILES],
+        # Many of these tests make the same steps: JAX compiles each once and finds it there.
+        env=os.environ
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        },
         capture_output=True,
         text=True,
         check=False,
