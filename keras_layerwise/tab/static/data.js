@@ -11,7 +11,7 @@ const answers = new Map();
 // Not by the address's own list of parameters: that writes the whole address again for each.
 function addressOf(route, parameters) {
   const query = Object.entries(parameters).flatMap(([key, value]) => [value].flat().map((one) => `${key}=${encodeURIComponent(one)}`));
-  return new URL(`${route}?${query.join("&")}`, import.meta.url).href;
+  return new URL(query.length ? `${route}?${query.join("&")}` : route, import.meta.url).href;
 }
 
 async function asked(route, parameters = {}) {
