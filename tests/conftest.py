@@ -52,9 +52,8 @@ if keras.backend.backend() == "jax":
     # Each test has a new model, and most have the same step: JAX compiles it once and
     # finds it here. Of this process alone, since another could read what is half written.
     _compiled = tempfile.TemporaryDirectory()
-    jax.config.update("jax_compilation_cache_dir", _compiled.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    for _name, _value in processes.compiled_once(_compiled.name).items():
+        jax.config.update(_name, _value)
 
 
 @pytest.fixture(scope="session")

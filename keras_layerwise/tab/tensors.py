@@ -56,7 +56,7 @@ class Tensors:
             return  # no server to wait for
         wanted = {}
         for source in sources:
-            key = ("data", experiment, source.run, source.tag, source.stamp, limit)
+            key = _key(experiment, source, limit)
             if self._cache.get(("ahead", key)) is None:
                 wanted[source.run, source.tag] = key
                 self._cache.put(("ahead", key), True, 200)
@@ -77,7 +77,7 @@ class Tensors:
         Raises:
             schema.SchemaError: where TensorBoard can not make tensors of them.
         """
-        key = ("data", experiment, source.run, source.tag, source.stamp, limit)
+        key = _key(experiment, source, limit)
         found: list[Datum] | None = self._cache.get(key)
         if found is not None:
             return found
@@ -108,6 +108,10 @@ class Tensors:
             }
             for run, by_tag in read.items()
         }
+
+
+def _key(experiment: str, source: Source, limit: int) -> tuple[Any, ...]:
+    return "data", experiment, source.run, source.tag, source.stamp, limit
 
 
 def _size(tensor: Any) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from tests.shared import keras_own
+from tests.shared import keras_own, scripts
 
 SOURCE = Path(keras.__file__).parent / "src"
 FILES = sorted(SOURCE.glob("optimizers/*_test.py"))
@@ -27,15 +27,11 @@ def outcomes(tmp_path_factory):
     """What came of each test, by the name of its file and by its own."""
     folder = tmp_path_factory.mktemp("keras_own")
     report = folder / "report.json"
+    settings = scripts.compiled_once(folder / "compiled")
+    compiled = {name.upper(): str(value) for name, value in settings.items()}
     run = subprocess.run(
         [sys.executable, keras_own.__file__, report, *FILES],
-        # Many of these tests make the same steps: JAX compiles each once and finds it there.
-        env=os.environ
-        | {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        },
+        env=os.environ | compiled,
         capture_output=True,
         text=True,
         check=False,

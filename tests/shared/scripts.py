@@ -28,6 +28,15 @@ class Scripts:
         ]
 
 
+def compiled_once(folder):
+    """Settings with which JAX compiles equal steps once, and finds them in `folder`."""
+    return {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+
+
 @contextlib.contextmanager
 def started():
     with subprocess.Popen(

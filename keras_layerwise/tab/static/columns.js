@@ -23,13 +23,13 @@ function once(columns, records) {
   for (const column of columns) {
     column.values = records.map(column.value);
     const same = kept.find((other) => other.values.every((value, i) => alike(value, column.values[i])));
-    if (same) same.also.push(column.key.replace(/^value:/, ""));
+    if (same) same.also.push(column.name);
     else kept.push(column);
   }
   return kept;
 }
 
-// [{key, title, value(record), also: keys with the same values, result}]; records: by name.
+// [{key, name, title, value(record), also: names of the same values, result}]; records: by name.
 // What the user named, results, then what else was set.
 export function columnsOf(records) {
   const all = Object.values(records);
@@ -43,10 +43,10 @@ export function columnsOf(records) {
   const many = results.size > 4;
   const ofResult = [...results].filter((name) => !many || name.startsWith("final ")).map((name) => {
     const [kind, ...rest] = name.split(" ");
-    return { key: `result:${name}`, result: true, also: [], title: many ? rest.join(" ") : name, value: (record) => record.results[kind]?.[rest.join(" ")] };
+    return { key: `result:${name}`, name, result: true, also: [], title: many ? rest.join(" ") : name, value: (record) => record.results[kind]?.[rest.join(" ")] };
   });
   const causes = causesFirst([...keys].filter((key) => isCause(key) && !PLAN.test(key)));
-  const ofCause = once(causes.map((key) => ({ key: `value:${key}`, also: [], title: key.replace(/^(user|training)\//, ""), value: (record) => parsed(record.values[key]) })), all).slice(0, MOST);
+  const ofCause = once(causes.map((key) => ({ key: `value:${key}`, name: key, also: [], title: key.replace(/^(user|training)\//, ""), value: (record) => parsed(record.values[key]) })), all).slice(0, MOST);
   const named = ofCause.filter(({ key }) => key.startsWith("value:user/"));
   return [...named, ...ofResult, ...ofCause.filter((column) => !named.includes(column))];
 }

@@ -70,7 +70,7 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
   const best = new Map(columns.filter(({ result }) => result).map((column) => [column, bestOf(admitted.map(({ record }) => column.value(record)), column.title)]));
   const head = (column) => {
     const direction = choices.sort === column.key ? "ascending" : choices.sort === `-${column.key}` ? "descending" : "none";
-    const button = el("button", { type: "button", className: "quiet sort", "data-key": `sort ${column.key}`, title: visible([column.key.replace(/^\w+:/, ""), ...column.also].join(" = ")) }, visible(column.title), { ascending: " ▴", descending: " ▾", none: "" }[direction]);
+    const button = el("button", { type: "button", className: "quiet sort", "data-key": `sort ${column.key}`, title: visible([column.name, ...column.also].join(" = ")) }, visible(column.title), { ascending: " ▴", descending: " ▾", none: "" }[direction]);
     button.addEventListener("click", () => on.sort(direction === "ascending" ? `-${column.key}` : column.key));
     return el("th", { scope: "col", "aria-sort": direction }, button);
   };
@@ -115,7 +115,7 @@ export function drawSweep(target, { runs, records, problems, panels, tree, scale
       el("tr", { className: "broken" }, el("td", {}), el("th", { scope: "row" }, names.get(run)), el("td", { colSpan: columns.length + 3, className: "alarm" }, `⚡ ${visible(problems[run.name])}`))))
   );
   offer(target, {
-    heads: ["run", "status", ...columns.map(({ key }) => key.replace(/^\w+:/, ""))],
+    heads: ["run", "status", ...columns.map(({ name }) => name)],
     rows: () => sorted(admitted, columns, choices.sort).map(({ run, record }) => [run.name, String(record.status), ...columns.map(({ value }) => csvValue(value(record)))]),
   });
   refill(target, [el("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Table of runs" }, table)]);
