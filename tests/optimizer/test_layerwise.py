@@ -278,6 +278,16 @@ def test_the_inner_optimizers_features_are_its_own(name, settings):
 
 
 @pytest.mark.parametrize("settings", BARE_FEATURES.values(), ids=BARE_FEATURES.keys())
+def test_the_inner_optimizers_features_are_its_own_in_fit(settings):
+    bare, wrapped = models.sequential(), models.sequential()
+    bare.compile(optimizers.Adam(0.01, **settings), loss="mse")
+    wrapped.compile(exact(optimizers.Adam(0.01, **settings), {}), loss="mse")
+    fit(bare)
+    fit(wrapped)
+    assert_same_weights(bare, wrapped)
+
+
+@pytest.mark.parametrize("settings", BARE_FEATURES.values(), ids=BARE_FEATURES.keys())
 def test_the_features_hold_under_a_multiplier(settings):
     bare, wrapped = models.sequential(), models.sequential()
     bare.compile(optimizers.AdamW(0.001, **{"weight_decay": 0.05, **settings}), loss="mse")
