@@ -160,6 +160,8 @@ class TestPictures:
     def test_the_list_of_runs_says_how_each_is(self, page, board, logs):
         tab = opened(page, board, runs=ONE)
         assert tab.locator("#run-count").inner_text() == "1 of 3 runs chosen"
+        # Their only scalars are rates, which tell nothing of what was forgotten.
+        assert tab.locator("#forget-card").is_hidden()
         (full,) = tab.locator("#runs label", has_text=FULL).all()
         full.locator(".badge").wait_for()
         assert full.inner_text().split() == [FULL, "✔", "finished"]

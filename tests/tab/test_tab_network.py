@@ -2,6 +2,7 @@
 
 import csv
 import http.server
+import itertools
 import json
 import os
 import threading
@@ -319,6 +320,21 @@ class TestSweep:
         )
         assert spike == ["NaN,NaN,-9,NaN,NaN"] * 2
         assert len(set(frame.locator("#runs .name").all_inner_texts())) == 45
+
+    def test_runs_of_a_folder_are_told_apart_beside_others(self, page, board):
+        frame = opened(page, board, runs=json.dumps(SWEEP[:1]))
+        rows = itertools.product((0.5, 0.7, 0.85), ("0.0003", "0.001", "0.01"), (0, 6))
+        names = [f"sweep/decay={d},lr={r},frozen={n}" for d, r, n in rows]
+        shown = frame.evaluate(
+            """async (names) => {
+                const { distinct } = await import("/data/plugin/layerwise/text.js");
+                return distinct(names, 20);
+            }""",
+            ["bert", "notebook/0", *names],
+        )
+        assert shown[:2] == ["bert", "notebook/0"]
+        assert len(set(shown)) == len(shown)
+        assert not any(name.endswith(")") for name in shown)  # none is only numbered
 
     def test_runs_are_filtered_by_expression(self, page, board):
         frame = opened(page, board, runs=runs("net/a"))

@@ -128,9 +128,9 @@ async function showForgetting({ chosen, columns, tree, look, colourOf, panels, s
   const drifted = chosen.filter((run) => run.stamps[topic]);
   const metrics = drifted.length ? await fetchMetrics(drifted).catch(() => []) : [];
   if (stale()) return;
-  byId("forget-card").hidden = !metrics.length;
-  if (!metrics.length) return;
-  const metric = metrics.includes(choices.metric) ? choices.metric : metrics.find((name) => /old/i.test(name)) ?? metrics.find((name) => /val.*acc|acc.*val/i.test(name)) ?? metrics.find((name) => /val/i.test(name)) ?? metrics.find((name) => !/learning_rate/.test(name)) ?? metrics[0];
+  const metric = metrics.includes(choices.metric) ? choices.metric : metrics.find((name) => /old/i.test(name)) ?? metrics.find((name) => /val.*acc|acc.*val/i.test(name)) ?? metrics.find((name) => /val/i.test(name)) ?? metrics.find((name) => !/learning_rate/.test(name));
+  byId("forget-card").hidden = !metric; // a rate alone says nothing of what was forgotten
+  if (!metric) return;
   byId("metric").replaceChildren(...metrics.map((name) => el("option", { value: name, selected: name === metric }, visible(name))));
   const [answers, curves] = await Promise.all([fetchMatrices(drifted, topic, columns, true), fetchMetric(drifted, metric)]);
   if (stale()) return;

@@ -30,14 +30,31 @@ export function middleCut(text, most) {
   return `${text.slice(0, head)}…${text.slice(text.length - (most - 1 - head))}`;
 }
 
-// Names cut to the same length that stay different, where the names are; those that only their
-// middles tell apart are numbered.
-export function distinct(names, most) {
-  const prefix = commonPrefix(names);
-  const short = prefix.length > 3 && names.some((name) => name.length > most);
-  const seen = new Map();
+// Names without the beginning that they share with the others of their group.
+function cutIn(groupOf, names, most) {
+  const groups = new Map();
+  for (const name of names) {
+    const group = groupOf(name);
+    if (!groups.has(group)) groups.set(group, []);
+    groups.get(group).push(name);
+  }
+  const prefixes = new Map([...groups].map(([group, some]) => {
+    const prefix = commonPrefix(some);
+    return [group, prefix.length > 3 && some.some((name) => name.length > most) ? prefix : ""];
+  }));
   return names.map((name) => {
-    const cut = middleCut(visible(short ? `…${name.slice(prefix.length)}` : name), most);
+    const prefix = prefixes.get(groupOf(name));
+    return middleCut(visible(prefix ? `…${name.slice(prefix.length)}` : name), most);
+  });
+}
+
+// Names cut to the same length that stay different, where the names are: without what all share,
+// or what those of a folder do where that tells more of them apart. The others are numbered.
+export function distinct(names, most) {
+  const ways = [() => "", (name) => name.slice(0, name.lastIndexOf("/") + 1)].map((groupOf) => cutIn(groupOf, names, most));
+  const [all, folders] = ways.map((way) => new Set(way).size);
+  const seen = new Map();
+  return ways[folders > all ? 1 : 0].map((cut) => {
     const number = (seen.get(cut) ?? 0) + 1;
     seen.set(cut, number);
     return number === 1 ? cut : `${cut} (${number})`;
