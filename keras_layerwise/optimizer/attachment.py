@@ -1,15 +1,16 @@
 """How an optimizer learns which model it trains, without being told.
 
 Keras's ``compile`` gives a model its optimizer and says nothing to the
-optimizer. So ``compile`` and ``train_on_batch`` are wrapped, once and
-transparently, when this package and Keras are both loaded; they act only for
-models that have a `LayerwiseOptimizer`. ``fit`` is wrapped for the callbacks
+optimizer. So ``compile``, ``compile_from_config`` and ``train_on_batch`` are
+wrapped, once and transparently, when this package and Keras are both loaded; they
+act only for models that have a `LayerwiseOptimizer`. ``fit`` is wrapped for the callbacks
 already, and that wrapper calls `prepare` here. With the model known, names of nested
 models resolve, a change of what is frozen reaches the compiled step, layers
 that are frozen whole compute so, and weights that joined get their slots.
 """
 
 import functools
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -252,14 +253,15 @@ def _found_on(model: Any) -> Iterator[Any]:
 
 
 def install() -> None:
-    """Has ``compile`` and ``train_on_batch`` tell optimizers their model."""
+    """Has ``compile`` and ``train_on_batch`` tell optimizers their model, and files keep theirs."""
     _wrap("compile", after=_compiled)
+    _wrap("compile_from_config", instead=_compile_as_stored)
     _wrap("train_on_batch", before=prepare)
 
 
 def uninstall() -> None:
     """Gives Keras its own methods back."""
-    for name in ("compile", "train_on_batch"):
+    for name in ("compile", "compile_from_config", "train_on_batch"):
         owner = internals.owner_of(name)
         original = getattr(vars(owner)[name], _MARK, None)
         if original is not None:
@@ -272,7 +274,38 @@ def _compiled(model: Any) -> None:
         prepare(model)
 
 
-def _wrap(name: str, before: Any = None, after: Any = None) -> None:
+def _compile_as_stored(model: Any, config: dict[str, Any]) -> bool:
+    """Compiles a loaded model whose class has a ``compile`` of its own; tells whether it did.
+
+    Keras leaves it as its constructor made it: a task of KerasHub with an Adam of its own,
+    under which everything trains that a rule had frozen.
+    """
+    owner: Any = internals.owner_of("compile")
+    if type(model).compile is owner.compile:
+        return False
+    try:
+        given = keras.saving.deserialize_keras_object(config)
+    except RuleError:
+        raise
+    except (TypeError, ValueError):  # a loss or metric of the user's that Keras was not told of
+        return False
+    if not layerwise_optimizers(given.get("optimizer")):
+        return False
+    if not model.compiled:
+        warnings.warn(
+            f"{type(model).__name__} has a compile() of its own, which Keras does not call when it "
+            "loads a model. The optimizer, losses and metrics are those of the file; what else "
+            "compile() sets is missing. Where the model needs it, call compile() with "
+            "`optimizer=model.optimizer`, which keeps the state.",
+            stacklevel=2,
+        )
+    owner.compile(model, **given)
+    if model.built:
+        model.optimizer.build(model.trainable_variables)
+    return True
+
+
+def _wrap(name: str, before: Any = None, after: Any = None, instead: Any = None) -> None:
     owner = internals.owner_of(name)
     original = vars(owner)[name]
     if hasattr(original, _MARK):
@@ -282,6 +315,8 @@ def _wrap(name: str, before: Any = None, after: Any = None) -> None:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if before is not None:
             before(self)
+        if instead is not None and instead(self, *args, **kwargs):
+            return None
         result = original(self, *args, **kwargs)
         if after is not None:
             after(self)

@@ -314,7 +314,7 @@ class TestReplacing:
         assert [id(v) for v in keras_optimizers.trained_by(wrapper)] == [id(v) for v in some]
         assert keras_optimizers.index_of(wrapper, some[0]) == 0
 
-    @pytest.mark.parametrize("name", ["compile", "fit", "train_on_batch"])
+    @pytest.mark.parametrize("name", ["compile", "compile_from_config", "fit", "train_on_batch"])
     def test_every_model_inherits_from_the_owner(self, name):
         owner = internals.owner_of(name)
         assert owner is not keras.Model

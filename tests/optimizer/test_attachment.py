@@ -62,15 +62,14 @@ def reloaded(model, tmp_path):
     return keras.models.load_model(tmp_path / "m.keras")
 
 
-@pytest.mark.parametrize(
-    "again",
-    [
-        reloaded,
-        lambda model, _: copy.deepcopy(model),
-        lambda model, _: pickle.loads(pickle.dumps(model)),
-    ],
-    ids=["load_model", "deepcopy", "pickle"],
-)
+COPIES = {
+    "load_model": reloaded,
+    "deepcopy": lambda model, _: copy.deepcopy(model),
+    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
+}
+
+
+@pytest.mark.parametrize("again", COPIES.values(), ids=COPIES)
 def test_a_copy_can_be_asked_and_changed_at_once(again, tmp_path):
     model = models.sequential()
     model.compile(LayerwiseOptimizer("sgd", {"body": 0.1}), "mse")
@@ -85,6 +84,63 @@ def test_a_copy_can_be_asked_and_changed_at_once(again, tmp_path):
     before = numpy(other.get_layer("body").kernel)
     fit(other, epochs=1)
     np.testing.assert_array_equal(numpy(other.get_layer("body").kernel), before)
+
+
+@keras.saving.register_keras_serializable("tests")
+class CompilesItself(keras.Model):
+    """A model with a ``compile`` of its own, called by its constructor, as KerasHub's tasks."""
+
+    def __init__(self, itself=True, **kwargs):
+        inputs = keras.Input((4,))
+        outputs = L.Dense(2, name="head")(L.BatchNormalization(name="body")(inputs))
+        super().__init__(inputs, outputs, **kwargs)
+        self.itself = itself
+        if itself:
+            self.compile()
+
+    def compile(self, optimizer="adam", loss="mse", **kwargs):
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def get_config(self):
+        return {"name": self.name, "itself": self.itself}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@pytest.mark.parametrize("again", COPIES.values(), ids=COPIES)
+def test_a_copy_of_a_model_with_a_compile_of_its_own_keeps_its_optimizer(again, tmp_path):
+    model = CompilesItself()
+    model.compile(LayerwiseOptimizer("adam", {"body": Rule(frozen=True)}))
+    fit(model, epochs=1)
+    other = again(model, tmp_path)
+    assert optimizer_of(other).assignments == optimizer_of(model).assignments
+    for mine, stored in zip(other.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(numpy(mine), numpy(stored))
+    before = models.weights_of(other)
+    fit(other, epochs=1)
+    moved = [not (a == b).all() for a, b in zip(before, models.weights_of(other), strict=True)]
+    assert moved == [False] * 4 + [True] * 2
+
+
+def test_what_a_compile_of_ones_own_may_set_is_said_to_be_missing(tmp_path):
+    model = CompilesItself(itself=False)
+    model.compile(LayerwiseOptimizer("adam", {"body": 0.1}))
+    with pytest.warns(UserWarning, match="CompilesItself has a compile.. of its own"):
+        other = reloaded(model, tmp_path)
+    other.compile(other.optimizer)
+    fit(other, epochs=1)
+    assert optimizer_of(other).selected("body")[0].multiplier == 0.1
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized", "ignore:Skipping variable")
+def test_a_loss_that_is_not_known_leaves_such_a_model_as_keras_does(tmp_path):
+    model = CompilesItself()
+    model.compile(LayerwiseOptimizer("adam"), loss=lambda y, z: keras.ops.mean((y - z) ** 2, -1))
+    with pytest.warns(UserWarning, match="`compile..` was not called"):
+        other = reloaded(model, tmp_path)
+    assert optimizer_of(other) is None
 
 
 def test_an_outer_model_trains_an_inner_ones_optimizer():
