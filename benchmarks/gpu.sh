@@ -41,8 +41,8 @@ tf-step         tensorflow 60  gpu/step/*
 tf-drift        tensorflow 10  gpu/drift/bandwidth/* gpu/drift/leaves/* gpu/drift/share/*
 tf-freeze       tensorflow 30  gpu/freeze/* freeze
 tf-memory       tensorflow 10  gpu/drift/memory/*
-torch-quick     torch       3  step/* scale/weights/*
-jax-quick       jax         3  step/* scale/weights/*
+torch-quick     torch       3  step/small/* step/dense/* step/transformer/* scale/weights/*
+jax-quick       jax         3  step/small/* step/dense/* step/transformer/* scale/weights/*
 END
 }
 

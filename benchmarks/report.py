@@ -165,6 +165,7 @@ def plots(record: dict[str, Any], folder: Path) -> list[Path]:
     import matplotlib as mpl
 
     mpl.use("agg")
+    mpl.rcParams["svg.hashsalt"] = "benchmarks"  # a picture of the same figures is the same file
     from matplotlib import pyplot
 
     made = []
