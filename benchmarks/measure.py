@@ -1,9 +1,11 @@
 """Arithmetic of a comparison: samples in turns, ratios of neighbours, their median and interval."""
 
+import contextlib
+import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 BASELINE, AGAIN = "bare", "bare again"
@@ -73,11 +75,26 @@ def in_turns(
     samples: dict[str, list[float]] = {name: [] for name in sides}
     order = list(sides)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(samples[order[0]]) < at_least:
-        for name in order:
-            samples[name].append(_seconds(sides[name], chunk) / chunk)
-        order.append(order.pop(0))
+    with _uncollected():
+        while time.perf_counter() < end or len(samples[order[0]]) < at_least:
+            for name in order:
+                samples[name].append(_seconds(sides[name], chunk) / chunk)
+            order.append(order.pop(0))
     return samples
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keeps Python's garbage collector off, as timeit does.
+
+    It runs after so many allocations, which in turns of equal steps is always on one side.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:

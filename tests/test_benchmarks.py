@@ -1,6 +1,7 @@
 """The arithmetic and the tables of the benchmarks; nothing here is timed."""
 
 import fnmatch
+import gc
 import json
 import math
 import re
@@ -64,6 +65,13 @@ def test_sides_take_turns_and_each_begins_some():
     samples = measure.in_turns({"a": side("a"), "b": side("b")}, seconds=0, at_least=4)
     assert calls[-8:] == list("abbaabba")
     assert {name: len(found) for name, found in samples.items()} == {"a": 4, "b": 4}
+
+
+def test_the_garbage_collector_rests_between_the_samples():
+    seen = []
+    measure.in_turns({"a": lambda steps: seen.append(gc.isenabled())}, seconds=0, at_least=2)
+    assert seen[-2:] == [False, False]
+    assert gc.isenabled()
 
 
 def test_slope():
