@@ -153,6 +153,14 @@ def settle(frame, act):
     frame.locator(f"body[data-drawn]:not([data-drawn='{before}'])").wait_for()
 
 
+def saved(page, button, path):
+    """What a click of `button` saves, through a file at `path`."""
+    with page.expect_download(timeout=30_000) as download:
+        button.click()
+    download.value.save_as(path)
+    return path.read_bytes()
+
+
 def labels(frame):
     items = frame.locator("#heatmap .item")
     return items.evaluate_all("all => all.map(e => e.title)")

@@ -15,7 +15,7 @@ import pytest
 import keras_layerwise as kl
 from keras_layerwise.storage import schema
 from tests.shared import tab_browser
-from tests.shared.tab_browser import chosen, in_tensorboard, labels, opened, point_at, settle
+from tests.shared.tab_browser import chosen, in_tensorboard, labels, opened, point_at, saved, settle
 from tests.shared.tab_logs import HOSTILE, growing, rows, write_drift, write_rates, write_record
 
 pytest.importorskip(
@@ -448,24 +448,15 @@ class TestFiles:
     def test_the_pictures_can_be_saved(self, page, board, tmp_path):
         tab = opened(page, board, layers='["head"]')
         for name in ("drift", "lines"):
-            with page.expect_download() as saved:
-                tab.locator(f"#{name}-svg").click()
-            path = tmp_path / f"{name}.svg"
-            saved.value.save_as(path)
-            assert "head" in "".join(ElementTree.parse(path).getroot().itertext())
-            with page.expect_download() as saved:
-                tab.locator(f"#{name}-png").click()
-            path = tmp_path / f"{name}.png"
-            saved.value.save_as(path)
-            content = path.read_bytes()
+            picture = saved(page, tab.locator(f"#{name}-svg"), tmp_path / f"{name}.svg")
+            assert "head" in "".join(ElementTree.fromstring(picture).itertext())
+            content = saved(page, tab.locator(f"#{name}-png"), tmp_path / f"{name}.png")
             assert content.startswith(b"\x89PNG")
             assert int.from_bytes(content[16:20]) > 1000  # pixels across
 
     def test_the_data_can_be_saved(self, page, board, logs, tmp_path):
         tab = opened(page, board, runs=BOTH, stat="l2")
-        with page.expect_download() as saved:
-            tab.locator("#drift-csv").click()
-        saved.value.save_as(tmp_path / "data.csv")
+        saved(page, tab.locator("#drift-csv"), tmp_path / "data.csv")
         with (tmp_path / "data.csv").open(newline="") as file:
             lines = list(csv.reader(file))
         history = logs[1][DECAY]
