@@ -1,9 +1,6 @@
 """What `WeightDrift` does where a disk, a process or a clock fails: real faults, no stand-ins."""
 
-import os
 import signal
-import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -13,7 +10,8 @@ from keras_layerwise.storage import schema
 from tests.shared.drift import classifier, fit, read, vectors
 
 PREAMBLE = """
-    import resource, shutil, sys, warnings
+    import os, resource, shutil, signal, sys, threading, warnings
+    warnings.filterwarnings("always", ".*lost")
     import keras, numpy as np
     import keras_layerwise as kl
     x, y = np.ones((32, 4), "float32"), np.ones((32, 2), "float32")
@@ -22,15 +20,9 @@ PREAMBLE = """
 """
 
 
-def script(code):
-    return [sys.executable, "-W", "always", "-c", textwrap.dedent(PREAMBLE) + textwrap.dedent(code)]
-
-
-def run(code, *arguments):
-    done = subprocess.run(
-        [*script(code), *map(str, arguments)], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+def run(scripts, code, *arguments, status=0):
+    (done,) = scripts.run((textwrap.dedent(PREAMBLE) + textwrap.dedent(code), *arguments))
+    assert done.returncode == status, done.stderr
     return done
 
 
@@ -43,7 +35,7 @@ def test_a_log_dir_that_can_not_be_written_is_an_error_before_the_first_step(tmp
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_a_disk_that_fills_in_mid_run_costs_records_and_one_warning(tmp_path):
+def test_a_disk_that_fills_in_mid_run_costs_records_and_one_warning(scripts, tmp_path):
     code = """
         class Fill(keras.callbacks.Callback):
             def on_epoch_begin(self, epoch, logs=None):
@@ -53,7 +45,7 @@ def test_a_disk_that_fills_in_mid_run_costs_records_and_one_warning(tmp_path):
         model.fit(x, y, batch_size=1, epochs=4, verbose=0, callbacks=[drift, Fill()])
         print(len(drift.history["step"]), drift.lost)
     """
-    done = run(code, tmp_path)
+    done = run(scripts, code, tmp_path)
     count, lost = map(int, done.stdout.split()[-2:])
     assert count == 128
     assert lost > 50
@@ -65,7 +57,7 @@ def test_a_disk_that_fills_in_mid_run_costs_records_and_one_warning(tmp_path):
     assert len(steps) > 10
 
 
-def test_a_log_dir_removed_in_mid_run_does_not_stop_training(tmp_path):
+def test_a_log_dir_removed_in_mid_run_does_not_stop_training(scripts, tmp_path):
     code = """
         class Remove(keras.callbacks.Callback):
             def on_epoch_begin(self, epoch, logs=None):
@@ -75,29 +67,24 @@ def test_a_log_dir_removed_in_mid_run_does_not_stop_training(tmp_path):
         model.fit(x, y, epochs=4, verbose=0, callbacks=[drift, Remove()])
         print(len(drift.history["step"]), drift.lost > 0)
     """
-    done = run(code, tmp_path / "run")
+    done = run(scripts, code, tmp_path / "run")
     assert "4 True" in done.stdout
     assert done.stderr.count("are being lost") == 1
 
 
-def test_a_killed_run_leaves_readable_records_and_resumes(tmp_path):
+def test_a_killed_run_leaves_readable_records_and_resumes(scripts, tmp_path):
     code = """
-        class Say(keras.callbacks.Callback):
+        class Kill(keras.callbacks.Callback):
             def on_epoch_end(self, epoch, logs=None):
                 if epoch % 20 == 0:
                     model.save_weights(sys.argv[1] + "/at.weights.h5")
-                    print(epoch, flush=True)
+                if epoch == 60:  # from outside of training, which goes on meanwhile
+                    kill = os.kill, (os.getpid(), signal.SIGKILL)
+                    threading.Timer(0.01, *kill).start()
         drift = kl.WeightDrift(sys.argv[1], flush_seconds=0.2)
-        model.fit(x, y, epochs=10**6, verbose=0, callbacks=[drift, Say()])
+        model.fit(x, y, epochs=10**6, verbose=0, callbacks=[drift, Kill()])
     """
-    with subprocess.Popen(
-        [*script(code), str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        for line in process.stdout:
-            if line.strip().isdigit() and int(line) >= 60:
-                break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    run(scripts, code, tmp_path, status=-signal.SIGKILL)
     ((_, records),) = vectors(tmp_path)
     steps = [step for step, _ in records]
     assert steps == list(range(1, len(steps) + 1))
@@ -109,7 +96,7 @@ def test_a_killed_run_leaves_readable_records_and_resumes(tmp_path):
         model.fit(x, y, epochs=1, verbose=0, callbacks=[drift])
         print(drift.history["step"][0] > 40, drift.history["l2"][0, 0] > 0.1)
     """
-    assert "True True" in run(resume, tmp_path).stdout
+    assert "True True" in run(scripts, resume, tmp_path).stdout
 
 
 def test_a_clock_that_jumps_back_keeps_the_order(tmp_path, monkeypatch):

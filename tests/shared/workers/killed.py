@@ -2,7 +2,8 @@
 
     python killed.py FOLDER KILLS
 
-Each life is a fork from before TensorFlow has done anything, so that it starts quickly.
+Trains in FOLDER/killed so, then once more in FOLDER/undisturbed. Each life is a fork from
+before TensorFlow has done anything, so that it starts quickly.
 """
 
 import os
@@ -18,6 +19,9 @@ import keras
 import numpy as np
 
 import keras_layerwise as kl
+
+for name in kl.__all__:  # loaded here once, not in every life
+    getattr(kl, name)
 
 EPOCHS, BATCHES = 50, 4
 LIFE = None
@@ -84,25 +88,25 @@ def train(folder):
     np.savez(folder / "results.npz", *values, **last)
 
 
-def main(folder, kills):
+def ended(folder, life=None):
+    """How a process ended that trained in `folder`, to be killed if it is numbered."""
     global LIFE
-    killed = 0
-    for life in range(kills + 1):
-        process = os.fork()
-        if process == 0:
-            try:
-                LIFE = life if life < kills else None
-                train(folder)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        _, status = os.waitpid(process, 0)
-        if os.WIFSIGNALED(status):
-            killed += 1
-        elif os.WEXITSTATUS(status) or life < kills:
-            sys.exit(f"life {life} ended by itself, with {status}")
-    print(f"killed {killed}")
+    process = os.fork()
+    if process == 0:
+        try:
+            LIFE = life
+            train(folder)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def main(folder, kills):
+    ends = [ended(folder / "killed", life) for life in range(kills)]
+    ends += [ended(folder / name) for name in ("killed", "undisturbed")]
+    print(*ends)
 
 
 if __name__ == "__main__":
