@@ -2,11 +2,8 @@
 
 import ast
 import importlib.util
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -25,7 +22,7 @@ EXAMPLES = sorted(
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_holds_what_it_claims(name):
+def test_an_example_holds_what_it_claims(name, scripts):
     if name == "rules_after_reload" and not hasattr(keras.optimizers, "MultiOptimizer"):
         pytest.skip("shows what MultiOptimizer does, which this Keras does not have")
     if name.endswith("_sink") and not importlib.util.find_spec(name.removesuffix("_sink")):
@@ -35,17 +32,8 @@ def test_an_example_holds_what_it_claims(name):
     if "os.environ[" not in path.read_text() and not name.endswith("_sink"):
         runpy.run_path(str(path), run_name="__main__")
         return
-    environment = os.environ | {
-        "KERAS_BACKEND": keras.backend.backend(),
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, path],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    code = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+    (done,) = scripts.run((code, path))
     assert done.returncode == 0, done.stderr
 
 

@@ -20,6 +20,9 @@ import numpy as np
 
 import keras_layerwise as kl
 
+for name in kl.__all__:  # loaded here once, not in every life
+    getattr(kl, name)
+
 EPOCHS = 4
 
 
