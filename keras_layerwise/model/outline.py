@@ -206,7 +206,7 @@ def outline(
     block 1  block_1      2  block_1_a, block_1_b          40
     head                  3  head                          10
     """
-    sites = structure.sites(model)
+    sites = structure.sites_of_built(model)
     placed = placing.place(model, sites, block, stem, head)
     known = {id(site.weight): weakref.ref(site.weight) for site in sites}
     count = len(placed.names)

@@ -59,11 +59,6 @@ def place(model: Any, sites: Sites, block: Any, stem: Any, head: Any) -> Placed:
         RuleError: where nothing tells the parts, or what was passed does not
             fit the model.
     """
-    if not sites:
-        raise RuleError(
-            f"{getattr(model, 'name', model)!r} has no weights. Build the model first, for example "
-            "by calling it on one batch."
-        )
     given = _given(sites, stem, head)
     pattern = _compiled(block)
     vertices = _graph(model, given, is_split=pattern is None)
@@ -302,6 +297,7 @@ def _check_filled(
     weighted = [i for i, vertex in enumerate(vertices) if vertex.layers]
     matched: set[int] = set().union(*found.units.values())
     filled = [i for i in weighted if i not in matched and 0 < ranks[i] <= len(found.units)]
+    named = list(found.units)
     for n, members in enumerate(found.units.values()):
         inside = [i for i in filled if ranks[i] == n + 1 and min(members) < i < max(members)]
         is_whole = weighted[0] in members and weighted[-1] in members
@@ -312,6 +308,12 @@ def _check_filled(
                 f"{listed((vertices[i].path for i in sorted(members)), 4)}, with "
                 f"{listed((vertices[i].path for i in inside), 4)} between them. Say more in the "
                 "pattern, such as the number of the block."
+            )
+        if len(weighted) > 1 and members == set(weighted) and not re.search(r"\d", named[n]):
+            raise RuleError(
+                f"`block`={pattern.pattern!r} joins the whole network into one block, from its "
+                f"first layer to its last: {listed((vertices[i].path for i in weighted), 4)}. Say "
+                "more in the pattern, such as the number of the block."
             )
     if blocks.kernels_of(vertices, filled) > blocks.kernels_of(vertices, matched):
         raise RuleError(

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from keras_layerwise.backend.internals import own_weights, sublayers
+from keras_layerwise.errors import RuleError
 
 MODEL = "(model)"
 
@@ -172,6 +173,21 @@ def places(model: Any) -> tuple[Place, ...]:
         Place(layer=found[0][-1], path=paths[key], chains=tuple(found))
         for key, found in chains.items()
     )
+
+
+def sites_of_built(model: Any) -> Sites:
+    """Lists the weights as `sites` does, of a model that has some.
+
+    Raises:
+        RuleError: where `model` has no weights, as before it is built.
+    """
+    found = sites(model)
+    if not found:
+        raise RuleError(
+            f"{getattr(model, 'name', model)!r} has no weights. Build the model first, for example "
+            "by calling it on one batch."
+        )
+    return found
 
 
 def sites_of_variables(variables: Iterable[Any]) -> Sites:

@@ -136,10 +136,11 @@ def no_weight_decay(model: Any) -> Rules:
         model: a model that is built.
 
     Returns:
-        `Rules`, to be joined with others: ``no_weight_decay(m) | layer_decay(m, 0.75)``.
+        `Rules`, to be joined with others: ``no_weight_decay(m) | layer_decay(m, 0.75)``; empty
+        where the model has no such weights.
 
     Raises:
-        RuleError: where the model has no such weights.
+        RuleError: where the model is not built.
 
     Example:
 
@@ -151,6 +152,7 @@ def no_weight_decay(model: Any) -> Rules:
     >>> [(a.path, a.weight_decay) for a in optimizer.assignments]
     [('a/kernel', 0.1), ('a/bias', 0.0)]
     """
+    structure.sites_of_built(model)
     picked = _Picked(model, "biases, norms, positions, classes", _is_without_decay)
     return Rules(_nonempty(picked, Rule(weight_decay=0.0)), preset="no_weight_decay")
 
@@ -186,7 +188,7 @@ def lora_plus(model: Any, ratio: float = 16, base: Any = None) -> Rules:
     [16.0]
     """
     ratio = _positive("ratio", ratio)
-    sites = structure.sites(model)
+    sites = structure.sites_of_built(model)
     if not any(_is_lora_b(site.weight) for site in sites):
         raise RuleError(
             f"{model.name!r} has no LoRA weights. Call `enable_lora(rank)` on the backbone or on "

@@ -429,6 +429,13 @@ def test_a_pattern_that_joins_stem_and_head():
         outline(model, "lin")
 
 
+@pytest.mark.parametrize("block", ["lin", ""])
+def test_a_pattern_that_joins_the_whole_network(block):
+    model = sequential(dense("lin_in"), *(dense(f"lin_{i}") for i in range(3)), dense("lin_out"))
+    with pytest.raises(RuleError, match=r"whole network.*lin_in, lin_0.*number of the block"):
+        outline(model, block)
+
+
 def test_a_name_in_several_parts_is_in_the_middle():
     """The stem, a block and the head of this network have a layer of one name."""
     inner = [

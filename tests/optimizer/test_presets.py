@@ -185,6 +185,17 @@ def test_a_part_that_never_trains_has_no_rule():
     assert by_path(model, layer_decay(model, 0.5)) == {"d0": 0.5, "d1": 1.0}
 
 
+@pytest.mark.parametrize(
+    "preset",
+    [no_weight_decay, lora_plus, lambda m: layer_decay(m, 0.5), lambda m: discriminative(m, 0.1)],
+    ids=["no_weight_decay", "lora_plus", "layer_decay", "discriminative"],
+)
+def test_a_preset_of_a_model_that_is_not_built_says_to_build_it(preset):
+    model = keras.Sequential([keras.layers.Dense(2)], name="early")
+    with pytest.raises(RuleError, match=r"'early' has no weights\. Build the model first"):
+        preset(model)
+
+
 def test_timm_usual_pair_of_layer_decay_and_no_decay():
     model = transformer(2)
     adamw = keras.optimizers.AdamW(weight_decay=0.1)
