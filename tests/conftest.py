@@ -7,11 +7,22 @@ import tempfile
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# Each test has a new model, and most have the same step: the first of the run's processes
+# compiles it for JAX, and all that it starts find it here. One that reads what another has
+# half written warns, and compiles it itself.
+if os.environ["KERAS_BACKEND"] == "jax" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory()
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _compiled.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
 import hypothesis
 import keras
 import pytest
 
-from tests.shared import scripts as processes
+from tests.shared.scripts import started
 
 # A time limit per example would fail by the machine's load, and a random
 # choice of examples by chance.
@@ -46,20 +57,10 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
-if keras.backend.backend() == "jax":
-    import jax
-
-    # Each test has a new model, and most have the same step: JAX compiles it once and
-    # finds it here. Of this process alone, since another could read what is half written.
-    _compiled = tempfile.TemporaryDirectory()
-    for _name, _value in processes.compiled_once(_compiled.name).items():
-        jax.config.update(_name, _value)
-
-
 @pytest.fixture(scope="session")
 def scripts():
     """Runs scripts in processes of their own, without the time that importing Keras takes."""
-    with processes.started() as found:
+    with started() as found:
         yield found
 
 

@@ -1,11 +1,7 @@
 """Sharded weights, on several devices and in several processes: what only JAX has."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -22,6 +18,7 @@ FIT = """
     import jax, keras, numpy as np
     import keras_layerwise as kl
     from keras_layerwise.storage.schema import STATISTICS
+    jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
     devices = [f"cpu:{device.id}" for device in jax.devices()]
     mesh = keras.distribution.DeviceMesh((1, len(devices)), ["batch", "model"], devices)
     layout = keras.distribution.LayoutMap(mesh)
@@ -47,6 +44,7 @@ SUMS = """
     import jax, numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
     index, count, port = map(int, sys.argv[1:])
+    jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
     from keras_layerwise.backend.arrays import Watched
     from keras_layerwise.backend.processes import is_chief
@@ -67,29 +65,12 @@ SUMS = """
 """
 
 
-def run(code, *arguments, devices=1):
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+def results(scripts, *those):
+    return [json.loads(output.splitlines()[-1]) for output in scripts.succeed(*those)]
 
 
-def result(process):
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    return json.loads(output.splitlines()[-1])
-
-
-def test_sharded_weights_have_the_drift_of_whole_ones(tmp_path):
-    whole = result(run(FIT, tmp_path / "whole"))
-    sharded = result(run(FIT, tmp_path / "sharded", devices=4))
+def test_sharded_weights_have_the_drift_of_whole_ones(scripts, tmp_path):
+    whole, sharded = results(scripts, (FIT, tmp_path / "whole", 1), (FIT, tmp_path / "sharded", 4))
     assert (whole["shards"], sharded["shards"]) == (1, 4)
     assert sharded["history"]["step"] == [1, 2, 3, 4]
     for name, values in whole["history"].items():
@@ -97,11 +78,11 @@ def test_sharded_weights_have_the_drift_of_whole_ones(tmp_path):
             np.testing.assert_allclose(sharded["history"][name], values, rtol=1e-4, atol=1e-6)
 
 
-def test_two_processes_add_up_their_shards_and_one_writes():
+def test_two_processes_add_up_their_shards_and_one_writes(scripts):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    first, second = map(result, [run(SUMS, index, 2, port, devices=2) for index in range(2)])
+    first, second = results(scripts, *((SUMS, index, 2, port) for index in range(2)))
     values = np.arange(24, dtype=np.float32).reshape(4, 6)
     expected = sums.Comparison([values + 1, values[0] * 2]).measure([values, values[0]])
     for found in (first, second):

@@ -1,62 +1,43 @@
 """`keras.distribution` on JAX: the same numbers on one device, eight, and in two processes."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from tests.shared.scripts import WORKERS
+
 if keras.backend.backend() != "jax":
     pytest.skip("keras.distribution shards on JAX", allow_module_level=True)
 
-WORKER = Path(__file__).parents[1] / "shared" / "workers" / "sharded.py"
+WORKER = (WORKERS / "sharded.py").read_text()
 CASES = [
-    "AdamW", "momentum", "clipnorm", "accumulation", "average", "changes", "changes under Adam",
-    "to initial",
+    "global norm", "momentum, clipped and averaged", "accumulation", "changes",
+    "changes under AdamW, to initial",
 ]  # fmt: skip
 KINDS = ["data", "model"]
 
 
-def start(devices, *arguments):
-    return subprocess.Popen(
-        [sys.executable, str(WORKER), *map(str, arguments)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(*processes):
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
-
-
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
+def one_process(scripts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_process")
-    finish(start(8, folder / "results.npz"))
+    scripts.succeed((WORKER, 8, folder / "results.npz"))
     with np.load(folder / "results.npz") as found:
         return dict(found), folder
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def two_processes(scripts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two_processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     # The log directories differ, to see who writes.
-    finish(*(start(4, folder / f"{i}.npz", folder / f"logs{i}", address, 2, i) for i in range(2)))
+    scripts.succeed(
+        *((WORKER, 4, folder / f"{i}.npz", folder / f"logs{i}", address, 2, i) for i in range(2))
+    )
     results = []
     for i in range(2):
         with np.load(folder / f"{i}.npz") as found:

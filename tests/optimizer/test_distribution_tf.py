@@ -1,47 +1,31 @@
 """`tf.distribute.MirroredStrategy` on two logical devices: the same numbers as on one."""
 
-import os
 import runpy
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from keras_layerwise.callbacks.fit_hook import MULTI_WORKER
+from tests.shared.scripts import WORKERS
 
-WORKERS = Path(__file__).parents[1] / "shared" / "workers"
 pytestmark = pytest.mark.tensorflow_only
 
 SAME = [
-    "rates", "momentum and decay", "Adam", "AdamW", "average", "changes", "changes under Adam",
-    "changes of an average", "loss scale", "schedule", "decay to initial",
+    "momentum, decay and schedules", "RMSprop", "Adagrad", "changes of an average",
+    "changes under AdamW", "loss scale", "decay to initial",
 ]  # fmt: skip
 CLIPPED = ["clipnorm", "global_clipnorm", "clipvalue"]
 
 
-def start(script, *arguments):
-    """Starts a worker in a process of its own: devices are set before TensorFlow starts."""
-    return subprocess.Popen(
-        [sys.executable, str(WORKERS / script), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(scripts, tmp_path_factory):
+    """What a process of its own trained: devices are set before TensorFlow starts."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("asks for tf.distribute")
     out = tmp_path_factory.mktemp("mirrored") / "results.npz"
-    process = start("mirrored.py", out)
-    output = process.communicate()[0]
-    assert process.returncode == 0, output[-4000:]
+    scripts.succeed(((WORKERS / "mirrored.py").read_text(), out))
     with np.load(out) as found:
         return dict(found)
 
@@ -67,14 +51,13 @@ def test_drift_is_that_of_one_device(results):
         np.testing.assert_allclose(two, one, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("rate", ["", " at a tenth"])
+@pytest.mark.parametrize("rate", [0.1, 0.01], ids=["no rules", "at a tenth"])
 @pytest.mark.parametrize("name", CLIPPED)
 def test_clipping_is_what_keras_makes_of_it_under_replicas(results, name, rate):
     """Keras clips each replica's gradients before they are summed."""
-    bare = weights(results, f"bare {name}{rate}", "two")
-    found = weights(results, f"{name}{rate}", "two")
-    for i in range(4):
-        np.testing.assert_allclose(found[i], bare[i], rtol=2e-6, atol=1e-7)
+    for i in range(2):
+        found, bare = (results[f"{name}/{rate}/{kind}/{i}"] for kind in ("layerwise", "bare"))
+        np.testing.assert_allclose(found, bare, rtol=2e-6, atol=1e-7)
 
 
 def test_a_body_frozen_by_rule_computes_in_each_replica_as_with_trainable_off(results):
@@ -95,18 +78,18 @@ def test_what_keras_cannot_do_under_replicas_fails_as_in_keras(results, name):
     assert "merge_call" in str(results[f"{name}/layerwise"])
 
 
-def two_workers(what, folder):
+def two_workers(scripts, what, folder):
     with socket.socket() as one, socket.socket() as other:
         for free in (one, other):
             free.bind(("127.0.0.1", 0))
         addresses = ",".join(f"127.0.0.1:{free.getsockname()[1]}" for free in (one, other))
-    workers = [start("multi_worker.py", what, addresses, i, folder / f"{i}.npz") for i in range(2)]
-    outputs = [worker.communicate()[0] for worker in workers]
-    return [worker.returncode for worker in workers], outputs
+    code = (WORKERS / "multi_worker.py").read_text()
+    done = scripts.run(*((code, what, addresses, i, folder / f"{i}.npz") for i in range(2)))
+    return [worker.returncode for worker in done], [worker.stderr for worker in done]
 
 
-def test_a_loop_of_ones_own_trains_on_two_workers_as_on_one(tmp_path):
-    codes, outputs = two_workers("loop", tmp_path)
+def test_a_loop_of_ones_own_trains_on_two_workers_as_on_one(scripts, tmp_path):
+    codes, outputs = two_workers(scripts, "loop", tmp_path)
     assert codes == [0, 0], outputs
     worker = runpy.run_path(str(WORKERS / "multi_worker.py"))
     model, optimizer = worker["make"]()
@@ -120,14 +103,14 @@ def test_a_loop_of_ones_own_trains_on_two_workers_as_on_one(tmp_path):
                 np.testing.assert_allclose(value, expected.numpy(), rtol=2e-5, atol=2e-6)
 
 
-def test_fit_does_not_train_on_two_workers_with_any_optimizer(tmp_path):
+def test_fit_does_not_train_on_two_workers_with_any_optimizer(scripts, tmp_path):
     """Keras issue 20585. When this fails, Keras can: say so in the README and test it."""
-    codes, outputs = two_workers("bare", tmp_path)
+    codes, outputs = two_workers(scripts, "bare", tmp_path)
     assert codes != [0, 0]
     assert "PerReplica" in outputs[0]
 
 
-def test_fit_on_two_workers_fails_with_what_to_do(tmp_path):
-    codes, outputs = two_workers("fit", tmp_path)
+def test_fit_on_two_workers_fails_with_what_to_do(scripts, tmp_path):
+    codes, outputs = two_workers(scripts, "fit", tmp_path)
     assert codes != [0, 0]
     assert f"RuntimeError: {MULTI_WORKER}" in outputs[0]

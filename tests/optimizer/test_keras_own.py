@@ -1,15 +1,12 @@
 """Keras's own optimizer tests pass with their optimizers wrapped."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
 
-from tests.shared import keras_own, scripts
+from tests.shared import keras_own
 
 SOURCE = Path(keras.__file__).parent / "src"
 FILES = sorted(SOURCE.glob("optimizers/*_test.py"))
@@ -23,19 +20,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def outcomes(scripts, tmp_path_factory):
     """What came of each test, by the name of its file and by its own."""
-    folder = tmp_path_factory.mktemp("keras_own")
-    report = folder / "report.json"
-    settings = scripts.compiled_once(folder / "compiled")
-    compiled = {name.upper(): str(value) for name, value in settings.items()}
-    run = subprocess.run(
-        [sys.executable, keras_own.__file__, report, *FILES],
-        env=os.environ | compiled,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    report = tmp_path_factory.mktemp("keras_own") / "report.json"
+    (run,) = scripts.run((Path(keras_own.__file__).read_text(), report, *FILES))
     assert report.exists(), run.stdout + run.stderr
     return json.loads(report.read_text())
 

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+WORKERS = Path(__file__).parent / "workers"
 
 
 class Scripts:
@@ -16,6 +17,12 @@ class Scripts:
 
     def __init__(self, process):
         self._process = process
+
+    def succeed(self, *scripts):
+        """What each of ``(code, *arguments)`` wrote, all run at once."""
+        done = self.run(*scripts)
+        assert not any(one.returncode for one in done), [one.stderr[-4000:] for one in done]
+        return [one.stdout for one in done]
 
     def run(self, *scripts):
         """What each of ``(code, *arguments)`` ended with, all run at once."""
@@ -28,19 +35,10 @@ class Scripts:
         ]
 
 
-def compiled_once(folder):
-    """Settings with which JAX compiles equal steps once, and finds them in `folder`."""
-    return {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-
-
 @contextlib.contextmanager
 def started():
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "workers" / "forks.py")],
+        [sys.executable, str(WORKERS / "forks.py")],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
-"""Trains each case on one device, data-parallel and model-parallel, on eight virtual devices.
+"""Trains each case on one device, data-parallel and model-parallel, on virtual devices.
 
-python sharded.py OUT.npz                                  one process
-python sharded.py OUT.npz LOG_DIR ADDRESS PROCESSES ID     one of several
+python sharded.py DEVICES OUT.npz                                  one process
+python sharded.py DEVICES OUT.npz LOG_DIR ADDRESS PROCESSES ID     one of several
 """
 
 import sys
@@ -39,8 +39,7 @@ class Changing(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         changes = {
             2: lambda o: o.set_multiplier("body/kernel", 0.7),
-            3: lambda o: o.freeze("head/kernel"),
-            4: lambda o: o.unfreeze("head/bias"),
+            3: lambda o: (o.freeze("head/kernel"), o.unfreeze("head/bias")),
             5: lambda o: o.unfreeze("head/kernel"),
         }
         changes.get(batch + 1, lambda _: None)(self.model.optimizer)
@@ -48,14 +47,19 @@ class Changing(keras.callbacks.Callback):
 
 average = {"use_ema": True, "ema_momentum": 0.5}
 CASES = {
-    "AdamW": (lambda: optimizers.AdamW(0.02, weight_decay=0.3, global_clipnorm=0.5), ()),
-    "momentum": (lambda: optimizers.SGD(0.1, momentum=0.9, weight_decay=0.3), ()),
-    "clipnorm": (lambda: optimizers.SGD(0.1, clipnorm=0.1), ()),
+    "global norm": (lambda: optimizers.AdamW(0.02, weight_decay=0.3, global_clipnorm=0.5), ()),
+    "momentum, clipped and averaged": (
+        lambda: optimizers.SGD(
+            0.1, momentum=0.9, weight_decay=0.3, clipnorm=0.1, ema_overwrite_frequency=3, **average
+        ),
+        (),
+    ),
     "accumulation": (lambda: optimizers.Adam(0.02, gradient_accumulation_steps=2), ()),
-    "average": (lambda: optimizers.SGD(0.1, ema_overwrite_frequency=3, **average), ()),
     "changes": (lambda: optimizers.SGD(0.1, momentum=0.9), (Changing,)),
-    "changes under Adam": (lambda: optimizers.Adam(0.02), (Changing,)),
-    "to initial": (lambda: optimizers.AdamW(0.02, weight_decay=0.3), ()),
+    "changes under AdamW, to initial": (
+        lambda: optimizers.AdamW(0.02, weight_decay=0.3),
+        (Changing,),
+    ),
 }
 
 
@@ -101,7 +105,7 @@ def train(kind, inner, callbacks, rules=RULES):
         batch_size=16 // processes,
         shuffle=False,
         verbose=0,
-        callbacks=list(callbacks),
+        callbacks=callbacks,
     )
     return model
 
@@ -125,22 +129,23 @@ def main(out, log_dir=None):
     for kind in ("one", "data", "model"):
         if kind == "one" and jax.process_count() > 1:
             continue
-        for name, (inner, callbacks) in CASES.items():
-            rules = PULLED if name == "to initial" else RULES
-            model = train(kind, inner, [make() for make in callbacks], rules)
-            assert sharded(model) == (kind == "model")
-            for i, weight in enumerate(model.weights):
-                results[f"{name}/{kind}/{i}"] = whole(weight.value)
         folder = Path(log_dir or Path(out).parent) / kind
         drift = WeightDrift(folder, update_freq=2)
         watching = [drift, FreezeHyperparameters(folder), LearningRateMonitor(folder)]
-        train(kind, CASES["AdamW"][0], watching)
+        for name, (inner, callbacks) in CASES.items():
+            rules = PULLED if "initial" in name else RULES
+            callbacks = watching if name == "global norm" else [make() for make in callbacks]
+            model = train(kind, inner, callbacks, rules)
+            assert sharded(model) == (kind == "model")
+            for i, weight in enumerate(model.weights):
+                results[f"{name}/{kind}/{i}"] = whole(weight.value)
         results |= {f"drift/{kind}/{name}": drift.history[name] for name in DRIFT}
     np.savez(out, **results)
 
 
 if __name__ == "__main__":
-    out, *others = sys.argv[1:]
+    devices, out, *others = sys.argv[1:]
+    jax.config.update("jax_num_cpu_devices", int(devices))
     if others:
         log_dir, address, processes, mine = others
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
