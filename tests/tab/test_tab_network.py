@@ -537,8 +537,9 @@ class TestAccess:
 
         if dark:
             page.goto(f"{board.url}?darkMode=true#layerwise")
-        choices = {"runs": runs("net/a", "net/b", *SWEEP[:2]), "pair": json.dumps(SWEEP[:2])}
-        frame = in_tensorboard(page, board, **choices, layers=runs("classes"))
+        pair = runs("net/a", "net/b")
+        frame = in_tensorboard(page, board, runs=pair, pair=pair, layers=runs("classes"))
+        assert frame.locator("#difference .panel").count() == 1
         frame.locator("#table summary").click()
         inner = page.frames[-1]
         # The themes differ in their colours alone.
