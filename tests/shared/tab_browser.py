@@ -126,9 +126,9 @@ def _address(choices):
     )
 
 
-def in_tensorboard(page, board, **choices):
+def in_tensorboard(page, board, query="", **choices):
     """The tab in TensorBoard's own page."""
-    page.goto(board.url + _address(choices))
+    page.goto(board.url + query + _address(choices))
     return tab(page)
 
 

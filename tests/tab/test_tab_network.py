@@ -535,10 +535,10 @@ class TestAccess:
     def test_axe_finds_no_violation(self, page, board, dark):
         from axe_playwright_python.sync_playwright import Axe
 
-        if dark:
-            page.goto(f"{board.url}?darkMode=true#layerwise")
         pair = runs("net/a", "net/b")
-        frame = in_tensorboard(page, board, runs=pair, pair=pair, layers=runs("classes"))
+        choices = {"runs": pair, "pair": pair, "layers": runs("classes")}
+        frame = in_tensorboard(page, board, "?darkMode=true" if dark else "", **choices)
+        assert (frame.locator(":root.dark").count() == 1) == dark
         assert frame.locator("#difference .panel").count() == 1
         frame.locator("#table summary").click()
         inner = page.frames[-1]
