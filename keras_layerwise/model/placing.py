@@ -297,8 +297,7 @@ def _check_filled(
     weighted = [i for i, vertex in enumerate(vertices) if vertex.layers]
     matched: set[int] = set().union(*found.units.values())
     filled = [i for i in weighted if i not in matched and 0 < ranks[i] <= len(found.units)]
-    named = list(found.units)
-    for n, members in enumerate(found.units.values()):
+    for n, (name, members) in enumerate(found.units.items()):
         inside = [i for i in filled if ranks[i] == n + 1 and min(members) < i < max(members)]
         is_whole = weighted[0] in members and weighted[-1] in members
         kernels = blocks.kernels_of(vertices, inside)
@@ -309,7 +308,7 @@ def _check_filled(
                 f"{listed((vertices[i].path for i in inside), 4)} between them. Say more in the "
                 "pattern, such as the number of the block."
             )
-        if len(weighted) > 1 and members == set(weighted) and not re.search(r"\d", named[n]):
+        if len(weighted) > 1 and members == set(weighted) and not re.search(r"\d", name):
             raise RuleError(
                 f"`block`={pattern.pattern!r} joins the whole network into one block, from its "
                 f"first layer to its last: {listed((vertices[i].path for i in weighted), 4)}. Say "

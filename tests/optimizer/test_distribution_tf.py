@@ -39,6 +39,7 @@ def test_two_replicas_train_as_one_device(results, name):
     one, two = weights(results, name, "one"), weights(results, name, "two")
     for i in range(4):
         np.testing.assert_allclose(two[i], one[i], rtol=2e-5, atol=2e-6)
+        assert np.linalg.norm(two[i] - one[i]) <= 1e-6 * np.linalg.norm(one[i])
     assert results[f"{name}/one/steps"] == results[f"{name}/two/steps"] == 12
 
 

@@ -8,8 +8,16 @@ import sys
 import textwrap
 from pathlib import Path
 
+import keras_layerwise
+
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers"
+
+
+def load_package():
+    """Loads every module of the package, so that no fork has to."""
+    for name in keras_layerwise.__all__:
+        getattr(keras_layerwise, name)
 
 
 class Scripts:

@@ -11,10 +11,9 @@ import tempfile
 
 import keras  # noqa: F401 - so that a script need not wait for it
 
-import keras_layerwise
+from tests.shared.scripts import load_package
 
-for name in keras_layerwise.__all__:
-    getattr(keras_layerwise, name)
+load_package()
 
 
 def serve():

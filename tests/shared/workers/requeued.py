@@ -19,9 +19,9 @@ import keras
 import numpy as np
 
 import keras_layerwise as kl
+from tests.shared.scripts import load_package
 
-for name in kl.__all__:  # loaded here once, not in every life
-    getattr(kl, name)
+load_package()  # here once, not in every life
 
 EPOCHS = 4
 
