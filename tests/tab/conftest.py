@@ -1,4 +1,6 @@
-"""A browser and a page for the tab's tests."""
+"""A browser and its pages for the tab's tests."""
+
+import contextlib
 
 import pytest
 
@@ -15,18 +17,17 @@ VIEWPORT = {"width": 1440, "height": 1000}
 
 
 @pytest.fixture(scope="module")
-def window(chromium):
-    """The one page of a file: a browser that has compiled its scripts loads it in half the time."""
-    context = chromium.new_context(viewport=VIEWPORT, accept_downloads=True)
-    found = context.new_page()
+def profile(chromium):
+    """The scripts that it has compiled, every page after the first need not compile."""
+    found = chromium.new_context(viewport=VIEWPORT, accept_downloads=True)
     found.set_default_timeout(tab_browser.PATIENCE * 1000)
     yield found
-    context.close()
+    found.close()
 
 
-@pytest.fixture
-def page(window):
-    """A page that fails the test for an error, a violated policy or a request to elsewhere."""
+@contextlib.contextmanager
+def watched(page):
+    """Fails for an error, a violated policy or a request to elsewhere."""
     wrong = []
     listeners = {
         "pageerror": lambda error: wrong.append(str(error)),
@@ -38,18 +39,51 @@ def page(window):
         ),
         "request": lambda request: "//127.0.0.1:" in request.url or wrong.append(request.url),
     }
-    window.set_viewport_size(VIEWPORT)
     for event, listener in listeners.items():
-        window.on(event, listener)
-    yield window
-    hacked = window.evaluate("window.hacked")
+        page.on(event, listener)
+    yield
+    hacked = page.evaluate("window.hacked")
     for event, listener in listeners.items():
-        window.remove_listener(event, listener)
-    # Nothing of this test is there in the next one: no document, no setting, no pressed button.
-    window.unroute_all()
-    window.mouse.up()
-    if window.url.startswith("http"):
-        window.evaluate("localStorage.clear(), sessionStorage.clear()")
-    window.goto("about:blank")
+        page.remove_listener(event, listener)
     assert [text for text in wrong if not text.startswith(("blob:", "data:"))] == []
     assert hacked is None
+
+
+@pytest.fixture(scope="module")
+def window(profile):
+    """The one page of the tests that act on it."""
+    return profile.new_page()
+
+
+@pytest.fixture
+def page(window):
+    """A page that a test may do anything with."""
+    window.bring_to_front()  # behind another page, it would be drawn once a second
+    window.set_viewport_size(VIEWPORT)
+    try:
+        with watched(window):
+            yield window
+    finally:
+        # Nothing of this test is there in the next one: no document, setting or pressed button.
+        window.unroute_all()
+        window.mouse.up()
+        if window.url.startswith("http"):
+            window.evaluate("localStorage.clear(), sessionStorage.clear()")
+        window.goto("about:blank")
+
+
+@pytest.fixture(scope="module")
+def look(profile, board):
+    """Opens the tab's frame for tests that only look at it: once for all with the same choices."""
+    frames = {}
+    with contextlib.ExitStack() as watching:
+
+        def frame(**choices):
+            key = tuple(sorted(choices.items()))
+            if key not in frames:
+                found = profile.new_page()
+                watching.enter_context(watched(found))
+                frames[key] = tab_browser.opened(found, board, **choices)
+            return frames[key]
+
+        yield frame
