@@ -220,7 +220,12 @@ def trace_again(model: Any, kind: str) -> None:
     # some reference keeps the old one alive; a new function equals no other.
     name = f"{kind}_step"
     own, step = vars(model).get(name), getattr(model, name)
-    object.__setattr__(model, name, lambda state, data: step(state, data))
+
+    def fresh(state: Any, data: Any) -> Any:
+        return step(state, data)
+
+    fresh.__name__ = name  # by which XLA knows a program that it has compiled before
+    object.__setattr__(model, name, fresh)
     try:
         make(force=True)
     finally:

@@ -61,9 +61,10 @@ ADAMS = {
 class TestOnJax:
     @pytest.mark.parametrize("name", ADAMS)
     def test_equals_the_bare_optimizer_to_1e_6(self, name):
-        for actual, expected in zip(
-            train(LayerwiseOptimizer(ADAMS[name](), {})), train(ADAMS[name]()), strict=True
-        ):
+        # Outside of a compiled step, JAX traces each time whether to accumulate or to update.
+        steps = 21 if name == "accumulated" else 100
+        found = train(LayerwiseOptimizer(ADAMS[name](), {}), steps=steps)
+        for actual, expected in zip(found, train(ADAMS[name](), steps=steps), strict=True):
             assert np.linalg.norm(actual - expected) <= 1e-6 * np.linalg.norm(expected)
 
     def test_rules_hold_and_a_late_weight_counts_its_own_steps(self):

@@ -10,6 +10,9 @@ import pytest
 from keras_layerwise.backend import internals, keras_optimizers
 from tests.shared import models
 
+if keras.backend.backend() == "jax":
+    import jax
+
 
 def built(optimizer=None):
     model = models.sequential()
@@ -216,6 +219,16 @@ class TestModels:
         before = model.train_function
         internals.trace_again(model, "train")
         assert model.train_function is not before
+
+    @pytest.mark.skipif(keras.backend.backend() != "jax", reason="programs that JAX keeps")
+    def test_a_step_that_was_built_anew_is_the_program_that_it_was(self, caplog):
+        model = models.one_layer()
+        model.compile("sgd", "mse")
+        models.fit(model, epochs=1)
+        internals.trace_again(model, "train")
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            models.fit(model, epochs=1)
+        assert "jit(train_step)" in caplog.text
 
     def test_after_a_sync_the_variables_hold_what_training_did(self):
         model = models.sequential()

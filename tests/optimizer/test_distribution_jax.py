@@ -14,9 +14,9 @@ if keras.backend.backend() != "jax":
 
 WORKER = (WORKERS / "sharded.py").read_text()
 CASES = [
-    "global norm", "momentum, clipped and averaged", "accumulation", "changes",
-    "changes under AdamW, to initial",
-]  # fmt: skip
+    "AdamW, global norm, to initial, changes",
+    "momentum, clipped, averaged, accumulated",
+]
 KINDS = ["data", "model"]
 
 
