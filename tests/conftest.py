@@ -23,7 +23,11 @@ import hypothesis
 import keras
 import pytest
 
+from tests.shared.draws import draw_with_numpy
 from tests.shared.scripts import started
+
+if keras.backend.backend() == "jax":
+    draw_with_numpy()
 
 # A time limit per example would fail by the machine's load, and a random
 # choice of examples by chance.
