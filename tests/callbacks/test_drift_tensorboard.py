@@ -2,10 +2,6 @@
 
 import contextlib
 import json
-import os
-import re
-import subprocess
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -16,33 +12,7 @@ import pytest
 
 import keras_layerwise as kl
 from tests.shared.drift import Push, alarms_of, classifier, fit
-from tests.shared.tab_browser import SERVER, SERVER_WITHOUT_TENSORFLOW
-
-
-@contextlib.contextmanager
-def tensorboard(directory, fast, with_tensorflow=False):
-    """The address of a TensorBoard for `directory`, from a process of its own."""
-    command = [*(SERVER if with_tensorflow else SERVER_WITHOUT_TENSORFLOW)]
-    command += ["--logdir", str(directory), "--port", "0"]
-    command += [f"--load_fast={'true' if fast else 'false'}", "--reload_interval", "1"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_PROXY": "*"}
-    with subprocess.Popen(
-        command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        drain = threading.Thread(target=process.stdout.read)
-        try:
-            said = ""
-            while not (found := re.search(r"http://[^ /]+:(\d+)/", said)):
-                line = process.stdout.readline()
-                assert line, f"TensorBoard ended: {said}"
-                said += line
-            drain.start()
-            yield f"http://127.0.0.1:{found[1]}/"
-        finally:
-            process.terminate()
-            process.wait()
-            if drain.ident:
-                drain.join()
+from tests.shared.tab_browser import tensorboard
 
 
 def get(address, path, **query):
@@ -69,11 +39,13 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["load_fast", "slow"])
-def test_tensorboard_shows_it_without_a_plugin(run, fast):
+def test_tensorboard_shows_it_without_a_plugin(run, scripts, fast):
     directory, history = run
     if fast:
         pytest.importorskip("tensorboard_data_server")
-    with tensorboard(directory, fast, with_tensorflow=not fast) as address:
+    found = tensorboard(directory, load_fast=fast, scripts=None if fast else scripts)
+    with found as board:
+        address = board.url
         assert json.loads(get(address, "runs")) == ["run/drift"]
         tags = json.loads(get(address, "plugin/scalars/tags"))["run/drift"]
         assert {"drift/l2", "drift/l2/body", "drift/max_abs/norm (non-trainable)"} < set(tags)
@@ -112,19 +84,26 @@ def test_tensorboard_shows_it_without_a_plugin(run, fast):
         assert set(together["tag_to_events"]) == {f"drift/l2/{row}" for row in history["layers"]}
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["load_fast", "slow"])
-def test_hparams_has_few_metric_columns(tmp_path, fast):
+@pytest.fixture(scope="module")
+def hyperparameters(tmp_path_factory):
+    """A run with the hyperparameters of TensorBoard's own callback."""
     from tensorboard.plugins.hparams import summary_v2 as hparams
 
     from keras_layerwise.storage.events import EventWriter
 
-    if fast:
-        pytest.importorskip("tensorboard_data_server")
-    writer = EventWriter(tmp_path / "run")
+    directory = tmp_path_factory.mktemp("hparams")
+    writer = EventWriter(directory / "run")
     writer.summary(hparams.hparams_pb({"rate": 0.1}), step=0)
     writer.close()
-    fit(classifier(), kl.WeightDrift(tmp_path / "run"))
-    with tensorboard(tmp_path, fast) as address:
-        body = json.loads(get(address, "plugin/hparams/experiment", request="{}"))
+    fit(classifier(), kl.WeightDrift(directory / "run"))
+    return directory
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["load_fast", "slow"])
+def test_hparams_has_few_metric_columns(hyperparameters, fast):
+    if fast:
+        pytest.importorskip("tensorboard_data_server")
+    with tensorboard(hyperparameters, load_fast=fast) as board:
+        body = json.loads(get(board.url, "plugin/hparams/experiment", request="{}"))
         names = {metric["name"]["tag"] for metric in body["metricInfos"]}
         assert names <= {"drift/l2", "drift/relative_l2", "drift/cosine"}

@@ -3,9 +3,6 @@
 import contextlib
 import json
 import shutil
-import socket
-import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import pytest
 
 import keras_layerwise as kl
 from keras_layerwise.storage import schema
-from tests.shared.tab_browser import SERVER, SERVER_WITHOUT_TENSORFLOW
+from tests.shared.tab_browser import tensorboard, wait_for
 
 x = np.linspace(0, 1, 32, dtype="float32").reshape(8, 4)
 y = x[:, :1]
@@ -102,35 +99,34 @@ def train_again(log_dir):
     return train(log_dir, Interrupt(), restored_at=1)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, to be copied."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train(run)
+    return run
+
+
 def _run(name):
     """The run's directory; the row is that of a directory in it."""
     return name.removesuffix(schema.RECORD_DIR).rstrip("/")
 
 
 class Server:
-    def __init__(self, log_dir, load_fast, with_tensorflow):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [*(SERVER if with_tensorflow else SERVER_WITHOUT_TENSORFLOW)]
-        command += ["--logdir", str(log_dir), "--port", str(port)]
-        command += [f"--load_fast={load_fast}", "--reload_interval=1"]
-        self.base = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+    def __init__(self, url):
+        self.url = url
 
     def ask(self, path, data=None):
         body = None if data is None else json.dumps(data).encode()
         request = urllib.request.Request(
-            self.base + path, body, {"Content-Type": "application/json"}
+            self.url + path, body, {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def experiment(self):
         return self.ask(
-            "/data/plugin/hparams/experiment", {"experimentName": "", "includeMetrics": True}
+            "data/plugin/hparams/experiment", {"experimentName": "", "includeMetrics": True}
         )
 
     def groups(self, *columns):
@@ -142,28 +138,25 @@ class Server:
             "sliceSize": 100,
             "includeMetrics": True,
         }
-        answer = self.ask("/data/plugin/hparams/session_groups", request)
+        answer = self.ask("data/plugin/hparams/session_groups", request)
         return {_run(group["name"]): group for group in answer["sessionGroups"]}
 
     def wait(self, condition):
-        """TensorBoard starts and loads when it likes; whoever hangs meets pytest's limit."""
-        while True:
+        """TensorBoard loads when it likes."""
+
+        def met():
             with contextlib.suppress(OSError):
-                if condition(self):
-                    return
-            assert self.process.poll() is None, "TensorBoard ended"
-            time.sleep(0.1)
+                return condition(self)
+
+        wait_for(met, "what it loads")
 
 
 @contextlib.contextmanager
-def serve(log_dir, load_fast, ready, with_tensorflow=False):
-    server = Server(log_dir, load_fast, with_tensorflow)
-    try:
+def serve(log_dir, load_fast, ready, scripts=None):
+    with tensorboard(log_dir, load_fast=load_fast == "true", scripts=scripts) as board:
+        server = Server(board.url)
         server.wait(ready)
         yield server
-    finally:
-        server.process.terminate()
-        server.process.wait()
 
 
 @pytest.fixture(params=["true", "false"])
@@ -179,15 +172,15 @@ def ended(count):
     return check
 
 
-def test_every_run_is_a_complete_row(runs, load_fast):
+def test_every_run_is_a_complete_row(runs, scripts, load_fast):
     root, records = runs
-    with serve(root, load_fast, ended(3), with_tensorflow=load_fast == "false") as board:
+    with serve(root, load_fast, ended(3), None if load_fast == "true" else scripts) as board:
         board.wait(lambda b: len(b.groups()["good"]["sessions"][0].get("metricValues", [])) >= 8)
         experiment, groups = board.experiment(), board.groups()
         rows = [f"{name}/{schema.RECORD_DIR}" for name in ("again", "bad", "good")]
-        assert sorted(board.ask("/data/runs")) == [*rows, "good/train"]
-        texts = board.ask("/data/plugin/text/tags")
-        text = board.ask("/data/plugin/text/text?run=good%2Fhparams&tag=hyperparameters")[0]["text"]
+        assert sorted(board.ask("data/runs")) == [*rows, "good/train"]
+        texts = board.ask("data/plugin/text/tags")
+        text = board.ask("data/plugin/text/text?run=good%2Fhparams&tag=hyperparameters")[0]["text"]
         filtered = {
             name: list(board.groups({"hparam": name, "filterDiscrete": domain}))
             for name, domain in {
@@ -233,18 +226,18 @@ def test_the_run_itself_can_be_the_log_directory(runs, load_fast):
         (group,) = board.groups().values()
         assert group["sessions"][0]["status"] == "STATUS_FAILURE"
         assert group["hparams"]["user/scale"] == 0.5
-        assert list(board.ask("/data/runs")) == [schema.RECORD_DIR]
+        assert list(board.ask("data/runs")) == [schema.RECORD_DIR]
         assert [m["name"]["tag"] for m in board.experiment()["metricInfos"]] == FINAL
         shown = {v["name"]["tag"]: v["value"] for v in group["sessions"][0]["metricValues"]}
         assert sorted(shown) == sorted(FINAL)
 
 
-def test_a_run_that_is_resumed_under_the_eyes_of_a_server(tmp_path, load_fast):
-    train(tmp_path / "run")
+def test_a_run_that_is_resumed_under_the_eyes_of_a_server(tmp_path, finished, load_fast):
+    shutil.copytree(finished, tmp_path / "run")
     with serve(tmp_path, load_fast, ended(1)) as board:
         first = board.groups()["run"]["sessions"][0]
         train(tmp_path / "run", restored_at=1)
-        train(tmp_path / "other")
+        shutil.copytree(finished, tmp_path / "other")
         board.wait(ended(2))
         groups = board.groups()
         assert groups["run"]["sessions"][0]["startTimeSecs"] == first["startTimeSecs"]
@@ -269,8 +262,8 @@ def test_the_tab_finds_the_whole_record_at_start_and_end(runs):
     assert last["fingerprints"]["final_weights"] == records["good"].fingerprints["final_weights"]
 
 
-def test_a_killed_run_has_values_and_no_end(tmp_path, load_fast):
-    train(tmp_path / "run")
+def test_a_killed_run_has_values_and_no_end(tmp_path, finished, load_fast):
+    shutil.copytree(finished, tmp_path / "run")
     written = (tmp_path / "run" / schema.RECORD_DIR).iterdir()
     (end,) = [path for path in written if path.name == train_end(tmp_path / "run")]
     shutil.move(end, tmp_path / "elsewhere")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -34,13 +35,30 @@ class Scripts:
 
     def run(self, *scripts):
         """What each of ``(code, *arguments)`` ended with, all run at once."""
-        request = [[textwrap.dedent(code), *map(str, arguments)] for code, *arguments in scripts]
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
+        self._start(*scripts)
         return [
             subprocess.CompletedProcess(arguments, status, stdout, stderr)
-            for arguments, (status, stdout, stderr) in zip(scripts, json.loads(answer), strict=True)
+            for arguments, (status, stdout, stderr) in zip(scripts, self._answer(), strict=True)
         ]
+
+    @contextlib.contextmanager
+    def running(self, code, *arguments):
+        """Runs a script, and nothing else, until the block ends."""
+        (process,) = self._start((code, *arguments))
+        try:
+            yield
+        finally:
+            # None else has its number: its parent waits for it once it is asked for the answer.
+            os.kill(process, signal.SIGTERM)
+            self._answer()
+
+    def _start(self, *scripts):
+        request = [[textwrap.dedent(code), *map(str, arguments)] for code, *arguments in scripts]
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self):
+        return json.loads(self._process.stdout.readline())
 
 
 @contextlib.contextmanager

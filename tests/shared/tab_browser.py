@@ -1,7 +1,6 @@
 """A started TensorBoard and a browser that looks at it."""
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -26,14 +25,9 @@ FLAGS = [
 PATIENCE = 120.0  # seconds until something is taken to have failed; nothing is timed by it
 DRAWN = "body[data-drawn]"
 STRIP = 10  # pixels of a panel before its first column
+SERVER = "from tensorboard.main import run_main; run_main()"
 # TensorBoard imports TensorFlow where it finds it, which takes longer than all else it does.
-SERVER = [sys.executable, "-m", "tensorboard.main"]
-SERVER_WITHOUT_TENSORFLOW = [
-    sys.executable,
-    "-c",
-    "import sys; sys.modules['tensorflow'] = None; "
-    "from tensorboard.main import run_main; run_main()",
-]
+SERVER_WITHOUT_TENSORFLOW = f"import sys; sys.modules['tensorflow'] = None; {SERVER}"
 
 
 def free_port():
@@ -55,8 +49,7 @@ def wait_for(ask, what):
 class Board:
     """A TensorBoard over HTTP."""
 
-    def __init__(self, process, port):
-        self.process = process
+    def __init__(self, port):
         self.url = f"http://127.0.0.1:{port}/"
 
     def get(self, route, **parameters):
@@ -70,32 +63,35 @@ class Board:
                 return error.code, error.headers, error.read()
 
     def up(self):
-        if self.process.poll() is not None:
-            raise RuntimeError(f"TensorBoard ended with status {self.process.returncode}.")
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
             return self.get("data/plugins_listing")[0] == 200
         return False
 
 
 @contextlib.contextmanager
-def tensorboard(logdir, *arguments, load_fast=True, reload_interval=1, with_tensorflow=False):
+def tensorboard(logdir, *arguments, load_fast=True, reload_interval=1, scripts=None):
+    """A TensorBoard; one that finds TensorFlow is run by `scripts`, which has imported it."""
     port = free_port()
-    command = [
-        *(SERVER if with_tensorflow else SERVER_WITHOUT_TENSORFLOW),
+    arguments = [
         *("--logdir", str(logdir), "--port", str(port), "--host", "127.0.0.1"),
         *("--load_fast", str(load_fast).lower(), "--reload_interval", str(reload_interval)),
         *arguments,
     ]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    try:
-        board = Board(process, port)
+    with scripts.running(SERVER, *arguments) if scripts else _process(arguments):
+        board = Board(port)
         wait_for(board.up, "TensorBoard")
         yield board
+
+
+@contextlib.contextmanager
+def _process(arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER_WITHOUT_TENSORFLOW, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
     finally:
         process.terminate()
         process.wait(PATIENCE)

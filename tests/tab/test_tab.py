@@ -145,9 +145,10 @@ def logdir(tmp_path_factory, values):
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["fast", "slow"])
-def board(request, logdir):
+def board(request, logdir, scripts):
+    fast = request.param
     with tab_browser.tensorboard(
-        logdir, load_fast=request.param, with_tensorflow=not request.param
+        logdir, load_fast=fast, scripts=None if fast else scripts
     ) as found:
 
         def loaded():

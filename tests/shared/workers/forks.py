@@ -1,7 +1,8 @@
 """Runs scripts in forks of this process, which has imported Keras and done nothing with it.
 
 Reads lines of JSON: ``[[code, argument, ...], ...]``, scripts that run at once. Answers each
-line with ``[[status, stdout, stderr], ...]``, when all of its scripts have ended.
+line with the scripts' processes, and with ``[[status, stdout, stderr], ...]`` when all of them
+have ended.
 """
 
 import json
@@ -29,6 +30,7 @@ def serve():
                 sys.argv = ["-c", *arguments]
                 return code
             started.append((process, files))
+        print(json.dumps([process for process, _ in started]), flush=True)
         answers = []
         for process, files in started:
             status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
