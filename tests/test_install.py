@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import keras_layerwise
+from tests.shared.scripts import UNLOADED
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -58,12 +59,13 @@ def test_the_backend_of_keras_file_is_named(tmp_path, monkeypatch):
     assert "Keras's backend is 'theano'" in failure("", "import keras_layerwise, keras")
 
 
-def test_a_backend_that_keras_has_and_this_package_has_not_is_told_too():
+def test_a_backend_that_keras_has_and_this_package_has_not_is_told_too(scripts):
     """Keras's backend of NumPy alone asks for JAX, which need not be installed."""
     code = "import keras, warnings; keras.backend.backend = lambda: 'numpy'\n"
     code += "warnings.simplefilter('error'); import keras_layerwise"
-    stderr = failure(keras.backend.backend(), code)
-    assert "UserWarning: Keras's backend is 'numpy'; keras-layerwise works with" in stderr
+    (done,) = scripts.run((f"{UNLOADED}\n{code}",))
+    assert done.returncode == 1
+    assert "UserWarning: Keras's backend is 'numpy'; keras-layerwise works with" in done.stderr
 
 
 def test_where_the_backend_is_there_another_error_is_left_alone(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import keras_layerwise
+from tests.shared.scripts import UNLOADED
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_layerwise"
@@ -97,13 +98,15 @@ class TestFace:
     def test_importing_loads_no_framework(self):
         assert loaded_by("import keras_layerwise; dir(keras_layerwise)") == set()
 
-    def test_the_first_use_of_a_name_loads_its_module(self):
-        assert "keras" in loaded_by("import keras_layerwise; keras_layerwise.WeightDrift")
+    def test_the_first_use_of_a_name_loads_its_module(self, scripts):
+        code = "import keras_layerwise as kl; name = 'keras_layerwise.callbacks.weight_drift'; "
+        code += "assert name not in sys.modules; kl.WeightDrift; assert name in sys.modules"
+        scripts.succeed((f"{UNLOADED}\n{code}",))
 
-    def test_no_module_takes_the_place_of_a_name_that_it_shares(self):
+    def test_no_module_takes_the_place_of_a_name_that_it_shares(self, scripts):
         code = f"import {', '.join(SOURCES)}; import types, keras_layerwise as kl; "
         code += "assert not [n for n in kl.__all__ if isinstance(getattr(kl, n), types.ModuleType)]"
-        loaded_by(code)
+        scripts.succeed((f"{UNLOADED}\n{code}",))
 
     def test_dir_shows_every_name(self):
         assert set(keras_layerwise.__all__) <= set(dir(keras_layerwise))

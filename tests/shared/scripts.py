@@ -13,6 +13,13 @@ import keras_layerwise
 
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers"
+# What a script begins with that imports the package for the first time, and Keras before it.
+UNLOADED = """
+import sys
+
+for name in [name for name in sys.modules if name.startswith("keras_layerwise")]:
+    del sys.modules[name]
+"""
 
 
 def load_package():
