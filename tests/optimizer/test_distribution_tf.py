@@ -13,8 +13,8 @@ from tests.shared.scripts import WORKERS
 pytestmark = pytest.mark.tensorflow_only
 
 SAME = [
-    "momentum, decay and schedules", "RMSprop", "Adagrad", "changes of an average",
-    "changes under AdamW", "loss scale", "decay to initial",
+    "momentum, decay and schedules", "RMSprop", "Adagrad under a loss scale",
+    "changes of an average", "AdamW, decay to initial and changes",
 ]  # fmt: skip
 CLIPPED = ["clipnorm", "global_clipnorm", "clipvalue"]
 

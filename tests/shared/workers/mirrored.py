@@ -5,7 +5,7 @@ python mirrored.py OUT.npz
 
 import contextlib
 import sys
-import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -42,14 +42,19 @@ def case(inner, rules=RULES, callbacks=(), wrap=None, layerwise=True):
     return inner, rules, callbacks, wrap, layerwise
 
 
+DRIFTS = "momentum, decay and schedules"  # the case whose drift is written too
 ema = {"use_ema": True, "ema_momentum": 0.5}
 CASES = {
     "RMSprop": case(lambda: optimizers.RMSprop(0.02)),
-    "Adagrad": case(lambda: optimizers.Adagrad(0.1)),
+    "Adagrad under a loss scale": case(
+        lambda: optimizers.Adagrad(0.1),
+        wrap=lambda inner: optimizers.LossScaleOptimizer(inner, initial_scale=1024.0),
+    ),
     # The head's bias joins at a step, and is pulled to what it was then.
-    "decay to initial": case(
+    "AdamW, decay to initial and changes": case(
         lambda: optimizers.AdamW(0.02, weight_decay=0.9),
         rules={
+            "body/bias": Rule(learning_rate=0.05),
             "body": Rule(multiplier=0.5, weight_decay=5.0, decay_to="initial"),
             "head/bias": Rule(frozen=True),
             "*": Rule(decay_to="initial"),
@@ -59,14 +64,7 @@ CASES = {
     "changes of an average": case(
         lambda: optimizers.SGD(0.1, momentum=0.9, **ema), callbacks=[Changing()]
     ),
-    "changes under AdamW": case(
-        lambda: optimizers.AdamW(0.02, weight_decay=0.3), callbacks=[Changing()]
-    ),
-    "loss scale": case(
-        lambda: optimizers.SGD(0.1, momentum=0.9),
-        wrap=lambda inner: optimizers.LossScaleOptimizer(inner, initial_scale=1024.0),
-    ),
-    "momentum, decay and schedules": case(
+    DRIFTS: case(
         lambda: optimizers.SGD(
             optimizers.schedules.ExponentialDecay(0.1, 4, 0.5), momentum=0.9, weight_decay=0.3
         ),
@@ -164,14 +162,18 @@ def train_with_averages(how):
     return model, callback
 
 
-def main(out):
+def main(out, folder):
     results = {}
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    for name, members in CASES.items():
+    for name, (inner, rules, callbacks, wrap, layerwise) in CASES.items():
         for devices in ("one", "two"):
             keras.utils.clear_session()
+            drift = [WeightDrift(folder / devices, update_freq=3)] if name == DRIFTS else []
             with two.scope() if devices == "two" else contextlib.nullcontext():
-                model = train(*members, devices)
+                model = train(inner, rules, [*callbacks, *drift], wrap, layerwise, devices)
+            if drift:
+                history = drift[0].history
+                results |= {f"drift/{devices}/{key}": history[key] for key in DRIFT}
             for i, weight in enumerate(model.weights):
                 results[f"{name}/{devices}/{i}"] = keras.ops.convert_to_numpy(weight)
                 if devices == "two":
@@ -190,13 +192,6 @@ def main(out):
                 for kind, weights in found.items()
                 for i, weight in enumerate(weights)
             }
-    for devices in ("one", "two"):
-        keras.utils.clear_session()
-        with tempfile.TemporaryDirectory() as folder:
-            drift = WeightDrift(folder, update_freq=3)
-            with two.scope() if devices == "two" else contextlib.nullcontext():
-                train(*case(lambda: optimizers.SGD(0.1), callbacks=[drift]), devices)
-        results |= {f"drift/{devices}/{name}": drift.history[name] for name in DRIFT}
     for how in ("rule", "flag", "later"):
         keras.utils.clear_session()
         with two.scope():
@@ -219,4 +214,4 @@ if __name__ == "__main__":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    main(sys.argv[1])
+    main(sys.argv[1], Path(sys.argv[1]).parent)
