@@ -5,29 +5,25 @@ import gc
 import os
 import tempfile
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+import hypothesis
+import pytest
+
+from tests.shared.scripts import started
+
+# Keras is imported where it is used: the process that hands out the tests need not wait for it.
+BACKEND = os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Each test has a new model, and most have the same step: the first of the run's processes
 # compiles it for JAX, and all that it starts find it here. One that reads what another has
 # half written warns, and compiles it itself.
-if os.environ["KERAS_BACKEND"] == "jax" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+if BACKEND == "jax" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory()
     os.environ |= {
         "JAX_COMPILATION_CACHE_DIR": _compiled.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-
-import hypothesis
-import keras
-import pytest
-
-from tests.shared.draws import draw_with_numpy
-from tests.shared.scripts import started
-
-if keras.backend.backend() == "jax":
-    draw_with_numpy()
 
 # A time limit per example would fail by the machine's load, and a random
 # choice of examples by chance.
@@ -56,7 +52,7 @@ LONG = [
 
 
 def pytest_collection_modifyitems(config, items):
-    if keras.backend.backend() != "tensorflow":
+    if BACKEND != "tensorflow":
         items[:] = [item for item in items if not item.get_closest_marker("once")]
     order = {config.rootpath / "tests" / name: i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
@@ -79,6 +75,8 @@ def scripts():
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     """Names, policies and random numbers do not depend on the tests that ran before."""
+    import keras
+
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
 
@@ -118,5 +116,5 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_runtest_setup(item):
-    if keras.backend.backend() != "tensorflow" and item.get_closest_marker("tensorflow_only"):
-        pytest.skip(f"asks for what only TensorFlow has; this is {keras.backend.backend()}")
+    if BACKEND != "tensorflow" and item.get_closest_marker("tensorflow_only"):
+        pytest.skip(f"asks for what only TensorFlow has; this is {BACKEND}")

@@ -9,8 +9,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -25,8 +23,8 @@ import keras_layerwise as kl
 from keras_layerwise.drift.reference import Reference
 from keras_layerwise.storage import run_file
 from keras_layerwise.storage.record import RecordError
+from tests.shared.scripts import WORKERS
 
-WORKERS = Path(__file__).parents[1] / "shared" / "workers"
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 3)).astype("float32")
 Y = X[:, :2] ** 2
@@ -92,14 +90,8 @@ class At(keras.callbacks.Callback):
 
 @pytest.mark.tensorflow_only  # where a step has the same bits every time, and forks are allowed
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="asks for fork")
-def test_twenty_kills_cost_nothing(tmp_path):
-    found = subprocess.run(
-        [sys.executable, str(WORKERS / "killed.py"), str(tmp_path), "20"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_twenty_kills_cost_nothing(scripts, tmp_path):
+    (found,) = scripts.run(((WORKERS / "killed.py").read_text(), tmp_path, 20))
     ends = [int(word) for word in found.stdout.split()]
     assert ends == [-signal.SIGKILL] * 20 + [0, 0], found.stderr[-3000:]
     results = {}
@@ -293,7 +285,7 @@ def test_two_runs_at_once_in_one_directory(scripts, tmp_path):
     """Both train, each in a directory of its own."""
     code = (
         "import sys; from tests.callbacks import test_faults as t; "
-        "t.fit(t.compiled(), t.watching(sys.argv[1]), epochs=30)"
+        "t.fit(t.compiled(), t.watching(sys.argv[1]), epochs=10)"
     )
     for done in scripts.run((code, tmp_path / "run"), (code, tmp_path / "run")):
         assert done.returncode == 0, done.stderr

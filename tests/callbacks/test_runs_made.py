@@ -1,20 +1,16 @@
 """Runs as clusters, tuners and other libraries make them; what TensorFlow alone can tell."""
 
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 import keras_layerwise as kl
+from tests.shared.scripts import WORKERS
 
 pytestmark = pytest.mark.tensorflow_only
 
-ROOT = Path(__file__).parents[2]
 X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
 Y = X[:, :1]
 
@@ -30,18 +26,10 @@ def events(folder):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(scripts, tmp_path_factory):
     """Where the processes of tests/shared/workers/requeued.py left their runs."""
-    if not hasattr(os, "fork"):
-        pytest.skip("asks for fork")
     folder = tmp_path_factory.mktemp("cluster")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "shared" / "workers" / "requeued.py"), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    (done,) = scripts.run(((WORKERS / "requeued.py").read_text(), folder))
     # The last line: before it, the second of two runs says where it is recorded.
     assert done.stdout.splitlines()[-1].split() == ["-15", "0", "3", "0", "0", "0"], done.stderr[
         -3000:

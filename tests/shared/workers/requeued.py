@@ -19,9 +19,6 @@ import keras
 import numpy as np
 
 import keras_layerwise as kl
-from tests.shared.scripts import load_package
-
-load_package()  # here once, not in every life
 
 EPOCHS = 4
 
