@@ -14,6 +14,11 @@ from tests.shared.scripts import started
 BACKEND = os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# PyTorch starts a thread for each core, and waits for them in a loop that takes all it gets. The
+# run's processes share the cores, so that two thirds of their time went there.
+if BACKEND == "torch":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Each test has a new model, and most have the same step: the first of the run's processes
 # compiles it for JAX, and all that it starts find it here. One that reads what another has
 # half written warns, and compiles it itself.

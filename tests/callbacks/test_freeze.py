@@ -26,7 +26,8 @@ def build(optimizer=None, **compile_arguments):
             keras.layers.Dense(1, name="head"),
         ]
     )
-    model.compile(optimizer or keras.optimizers.Adam(0.01), "mse", **compile_arguments)
+    settings = {"run_eagerly": True, **compile_arguments}
+    model.compile(optimizer or keras.optimizers.Adam(0.01), "mse", **settings)
     return model
 
 
@@ -54,7 +55,7 @@ class At(keras.callbacks.Callback):
 
 
 def test_a_run_is_recorded_from_start_to_end(tmp_path):
-    model = build(metrics=["mae"])
+    model = build(metrics=["mae"], run_eagerly=False)
     before = weights_fingerprint(model)
     frozen = kl.FreezeHyperparameters(tmp_path, {"dataset": "line", "size": np.int64(8)})
     seen = []
