@@ -5,6 +5,7 @@ line with the scripts' processes, and with ``[[status, stdout, stderr], ...]`` w
 have ended.
 """
 
+import gc
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ import keras  # noqa: F401 - so that a script need not wait for it
 from tests.shared.scripts import load_package
 
 load_package()
+gc.freeze()  # or each fork's collector would look through all of it, and copy it so
 
 
 def serve():
