@@ -69,6 +69,10 @@ gc.disable()
 
 
 def pytest_collection_finish():
+    if BACKEND == "jax":
+        from tests.shared.draws import draw_with_numpy
+
+        draw_with_numpy()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
     gc.enable()
