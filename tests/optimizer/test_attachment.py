@@ -2,10 +2,7 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -238,26 +235,31 @@ def test_a_wrong_rule_is_an_error_of_fit_before_anything_trains():
     assert all((a == b).all() for a, b in zip(before, models.weights_of(model), strict=True))
 
 
-def test_the_hooks_can_be_taken_off_and_do_nothing_for_others():
+def test_the_hooks_can_be_taken_off_and_do_nothing_for_others(scripts):
     code = """
+from pathlib import Path
 import keras
-plain = [vars(keras.Model.__mro__[i]).get("compile") for i in range(1, 4)]
-import keras_layerwise
 from keras_layerwise.optimizer import attachment
-assert [vars(keras.Model.__mro__[i]).get("compile") for i in range(1, 4)] != plain
+
+def compiles():
+    return [vars(keras.Model.__mro__[i]).get("compile") for i in range(1, 4)]
+
+ours = Path(attachment.__file__).parents[1]
+hooked = compiles()
 attachment.uninstall()
-assert [vars(keras.Model.__mro__[i]).get("compile") for i in range(1, 4)] == plain
+plain = compiles()
+assert plain != hooked
+assert not any(ours in Path(own.__code__.co_filename).parents for own in plain if own)
 attachment.install()
 attachment.install()
+assert compiles() != plain
 model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 model.compile("sgd", "mse")
 assert "call" not in vars(model)
+attachment.uninstall()
+assert compiles() == plain
 """
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    scripts.succeed((code,))
 
 
 def test_a_model_that_is_gone_is_not_kept_alive():

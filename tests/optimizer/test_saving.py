@@ -122,7 +122,8 @@ def assert_trains_on_alike(model, again, epochs=2):
     assert_same_weights(model, again)
 
 
-# Every selector is stored with every model; each of both trains on here.
+# Every selector is stored with every model; each of both trains on here. Where all that is
+# stored is the same, training on is tested with some: its steps take longest to compile.
 TRAINS_ON = {
     ("sequential", "object"),
     ("subclassed", "name"),
@@ -241,10 +242,14 @@ def test_weights_files_keep_what_changed_at_run_time(make, first, second, tmp_pa
     step_on(model)
     model.save_weights(tmp_path / "m.weights.h5")
 
-    again = trained(make, SELECTORS["name"], first, second)
+    trains_on = make in (models.nested, models.subclassed)
+    again = (trained if trains_on else compiled)(make, SELECTORS["name"], first, second)
+    again.optimizer.build(again.trainable_variables)
     again.load_weights(tmp_path / "m.weights.h5")
     assert_same(model, again)
-    assert_trains_on_alike(model, again)
+    assert_same_weights(model, again)
+    if trains_on:
+        assert_trains_on_alike(model, again, epochs=1)
 
 
 def test_slots_of_a_weight_that_is_frozen_now_are_kept(tmp_path):
@@ -297,7 +302,7 @@ def undisturbed(tmp_path_factory):
     return gradual(tmp_path_factory.mktemp("undisturbed"), 4)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("stop_after", [2, 3])  # one layer to come, and none
 def test_backup_and_restore_goes_on_as_if_undisturbed(tmp_path, undisturbed, stop_after):
     gradual(tmp_path / "b", 4, stop_after=stop_after)
     resumed = gradual(tmp_path / "b", 4)
@@ -327,7 +332,9 @@ def test_tf_checkpoint_keeps_assignment_and_slots(make, first, second, tmp_path,
     tf.train.Checkpoint(model=again, optimizer=again.optimizer).restore(path)
     again.optimizer.build(again.trainable_variables)
     assert_same(model, again)
-    assert_trains_on_alike(model, again)
+    assert_same_weights(model, again)
+    if train_first == (make in (models.nested, models.subclassed)):
+        assert_trains_on_alike(model, again, epochs=1)
 
 
 def test_under_mixed_precision_a_reload_keeps_everything(tmp_path):
