@@ -32,7 +32,7 @@ RATED = '["head", "block_3", "stem"]'
 NAMES = ["stem", "block_1", HOSTILE, "head"]
 
 
-def fitted(log_dir, rules, rate=0.01):
+def fitted(log_dir, rules, *callbacks, rate=0.01):
     """A short training with all callbacks; returns its WeightDrift."""
     keras.utils.set_random_seed(1)
     layers = [keras.Input((6,)), keras.layers.Dense(16, "relu", name="stem")]
@@ -49,7 +49,7 @@ def fitted(log_dir, rules, rate=0.01):
         drift,
         kl.LearningRateMonitor(log_dir),
         kl.FreezeHyperparameters(log_dir, {"task": "sum", "multipliers": len(rules)}),
-        kl.GradualUnfreeze({8: "stem"}),
+        *callbacks,
         keras.callbacks.LearningRateScheduler(lambda epoch: rate * 0.9**epoch),
     ]
     x = np.random.default_rng(0).normal(size=(64, 6)).astype("f4")
@@ -62,9 +62,10 @@ def logs(tmp_path_factory):
     """Two runs from ``fit``, and one that was written to show every kind of mark."""
     root = tmp_path_factory.mktemp("logs")
     decay = {f"block_{i}": 0.5 ** (4 - i) for i in range(1, 4)}
+    unfreeze = kl.GradualUnfreeze({8: "stem"})
     histories = {
-        name: fitted(root / name, rules).history
-        for name, rules in [(FULL, {"block_3": 0.5}), (DECAY, decay)]
+        FULL: fitted(root / FULL, {"block_3": 0.5}, unfreeze).history,
+        DECAY: fitted(root / DECAY, decay).history,
     }
     values = growing(STEPS, len(NAMES))
     values[:, 0] = np.where(np.array(STEPS) < 500, 0, values[:, 0])
@@ -319,11 +320,6 @@ class TestHyperparameters:
 
 
 class TestTensorBoard:
-    def test_the_tab_is_there(self, page, board):
-        page.goto(board.url)
-        page.get_by_role("tab", name="Layerwise").click()
-        assert tab_browser.tab(page).locator("#heatmap").is_visible()
-
     def test_another_address_and_dark_mode_are_followed(self, page, board):
         tab = in_tensorboard(page, board, layers='["head"]')
         paper = "chart => getComputedStyle(chart.querySelector('.main-svg')).backgroundColor"
@@ -341,8 +337,11 @@ class TestTensorBoard:
         settle(tab, lambda: page.evaluate("url => { location = url }", address))
         assert tab.locator("#statistic").input_value() == "l2"
 
-    def test_choices_are_kept_in_the_address(self, page, board):
-        tab = in_tensorboard(page, board)
+    def test_the_tab_is_there_and_keeps_its_choices_in_the_address(self, page, board):
+        page.goto(board.url)
+        page.get_by_role("tab", name="Layerwise").click()
+        tab = tab_browser.tab(page)
+        assert tab.locator("#heatmap").is_visible()
         settle(tab, lambda: tab.locator("#statistic").select_option("cosine"))
         settle(tab, lambda: tab.get_by_text("Linear", exact=True).click())
         settle(tab, lambda: tab.locator("#runs label", has_text=DECAY).click())
