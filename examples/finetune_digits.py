@@ -92,7 +92,6 @@ def compiled(model, rules=None):
     model.compile(
         kl.LayerwiseOptimizer(keras.optimizers.Adam(RATE), rules),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
     )
     return model
 
