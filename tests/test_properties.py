@@ -760,10 +760,15 @@ def test_decay_pulls_a_weight_to_where_it_began(start, now, multiplier, inner, o
     assert keras.ops.convert_to_numpy(w)[0] == now - factor * (now - start)
 
 
+@pytest.fixture(scope="module")
+def four():
+    return _dense("a", "b", "c", "left")
+
+
 @few
 @given(st.lists(st.tuples(halves, halves, st.floats(0, 1)), min_size=3, max_size=3), halves)
-def test_interpolation_takes_each_layer_its_share_of_the_way_and_back(layers, other):
-    model = _dense("a", "b", "c", "left")
+def test_interpolation_takes_each_layer_its_share_of_the_way_and_back(four, layers, other):
+    model = four  # whose weights are all set anew in each case
     share = {name: alpha for name, (*_, alpha) in zip("abc", layers, strict=True)}
     ends = [*((start, end) for start, end, _ in layers), (0.0, other)]
     start, end = (

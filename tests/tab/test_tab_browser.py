@@ -125,15 +125,6 @@ class TestPictures:
         with started(logs, load_fast=False) as slow:
             hovered_is_recorded(page, slow, logs[1][FULL])
 
-    def test_layers_are_in_the_models_order_and_marked(self, page, board, logs):
-        tab = opened(page, board, runs=ONE)
-        tab.locator("#table summary").click()
-        names = tab.locator("#tables tbody th").all_inner_texts()
-        assert names == logs[1][FULL]["layers"]
-        states = tab.locator("#tables tbody td:nth-child(2)").all_inner_texts()
-        assert states[names.index("head")] == "trainable"
-        assert "non-trainable weights" in states
-
     def test_each_run_says_what_is_frozen_in_it(self, page, board, logs):
         def label():
             return tab.locator('#heatmap .item[data-key="head"]').inner_text().split()
@@ -513,9 +504,16 @@ class TestAccess:
         assert "alarm" in label
         assert "table below" in label
 
-    def test_the_table_has_the_pictures_values(self, page, board, logs):
+    def test_the_table_has_the_models_layers_in_order_and_the_pictures_values(
+        self, page, board, logs
+    ):
         history = logs[1][FULL]
         tab = opened(page, board, runs=ONE, stat="l2")
         tab.locator("#table summary").click()
+        names = tab.locator("#tables tbody th").all_inner_texts()
+        assert names == history["layers"]
+        states = tab.locator("#tables tbody td:nth-child(2)").all_inner_texts()
+        assert states[names.index("head")] == "trainable"
+        assert "non-trainable weights" in states
         last = tab.locator("#tables tbody tr td:last-child").all_inner_texts()
         assert [np.float32(text) for text in last] == history["l2"][-1].astype("f4").tolist()
