@@ -63,10 +63,10 @@ def test_two_phases_are_two_parameter_groups_of_which_one_joined_later():
     for_head.build(head)
     for_body.build(body)
     probe = network()
+    probe.compile(keras.optimizers.SGD(1.0), "mse")
     for step in range(6):
         rows = slice(16 * (step % 3), 16 * (step % 3) + 16)
         probe.set_weights(other.get_weights())
-        probe.compile(keras.optimizers.SGD(1.0), "mse")
         before = [numpy(w) for w in probe.trainable_weights]
         probe.train_on_batch(x[rows], y[rows])
         pairs = zip(before, probe.trainable_weights, strict=True)

@@ -265,15 +265,15 @@ def test_summary_and_record_show_it(tmp_path):
 
 
 def test_under_accumulation_and_loss_scaling():
-    model = models.sequential()
+    model = models.one_layer()
     inner = keras.optimizers.Adam(0.02, gradient_accumulation_steps=2)
     outer = keras.optimizers.LossScaleOptimizer(
-        kl.LayerwiseOptimizer(inner, {"body": kl.Rule(weight_decay=5.0, decay_to="initial")})
+        kl.LayerwiseOptimizer(inner, {"head": kl.Rule(weight_decay=5.0, decay_to="initial")})
     )
     model.compile(outer, "mse")
     start = weights_of(model)[0]
     fit(model, epochs=4)
-    free = models.sequential()
+    free = models.one_layer()
     free.compile(
         keras.optimizers.LossScaleOptimizer(
             kl.LayerwiseOptimizer(keras.optimizers.Adam(0.02, gradient_accumulation_steps=2))
