@@ -192,13 +192,7 @@ class TestTree:
             found.append(float(frame.locator("#tooltip .value").inner_text()))
         assert max(found) == closed
 
-    def test_averages_have_a_scale_of_their_own_and_hide_by_one_switch(self, page, board):
-        frame = opened(page, board, runs=runs("net/a"))
-        assert frame.locator("#legends .legend").count() == 2
-        settle(frame, lambda: frame.locator("#averages").uncheck())
-        assert frame.locator("#legends .legend").count() == 1
-
-    def test_zero_has_a_mark_of_its_own_on_every_scale(self, page, board):
+    def test_zero_has_a_mark_on_every_scale_and_averages_have_one_of_their_own(self, page, board):
         frame = opened(page, board, runs=runs("net/a"), scale="linear")
         for scale in ("linear", "log"):
             if scale == "log":
@@ -206,6 +200,9 @@ class TestTree:
             zero = pixel(frame, "stem/conv", 20, len(STEPS))
             assert zero[:3] == [0xDE] * 3
             assert pixel(frame, "classes", 20, len(STEPS))[:3] != zero[:3]
+        assert frame.locator("#legends .legend").count() == 2
+        settle(frame, lambda: frame.locator("#averages").uncheck())
+        assert frame.locator("#legends .legend").count() == 1
 
 
 class TestFrozen:
@@ -273,7 +270,7 @@ class TestSweep:
         names = frame.locator("#sweep tbody th").all_inner_texts()
         assert len(set(names)) == 30
 
-    def test_results_sort_both_ways(self, page, board):
+    def test_results_sort_both_ways_and_filters_take_ranges_and_expressions(self, page, board):
         frame = opened(page, board, runs=json.dumps(SWEEP))
         names = frame.locator("#sweep tbody th")
         frame.locator("#sweep .sort", has_text="final loss").click()
@@ -283,9 +280,6 @@ class TestSweep:
         frame.locator("#sweep .sort", has_text="final loss").click()
         assert names.first.inner_text().endswith("029")
         assert frame.locator("#sweep th[aria-sort=descending]").count() == 1
-
-    def test_filters_take_ranges_and_expressions(self, page, board):
-        frame = opened(page, board, runs=json.dumps(SWEEP))
         patterns = [("way", "^ev", 15), ("final accuracy", ">0.5", 15), ("rate", "1e-4..1e-3", 10)]
         for column, pattern, left in patterns:
             field = frame.get_by_label(f"Filter {column}", exact=True)
