@@ -7,7 +7,8 @@ TORCH ?= torch==2.13.0
 
 # A process for each core, up to four; a file's tests share what is costly to start.
 # tests/conftest.py puts the files that take longest first.
-PYTEST = -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+CORES := $(shell $(PYTHON) -c "import os; print(min(os.cpu_count(), 4))")
+PYTEST = -m pytest -n $(CORES) --dist=loadfile --no-loadscope-reorder
 
 # What is the same on every backend is tested with TensorFlow. That it needs no TensorFlow,
 # test-wheel holds: it asks the installed tab and command in each backend's environment.
@@ -75,8 +76,9 @@ check: .venv/dev.stamp
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# One process more: its tests wait for browsers, servers and processes of their own.
 test-tensorflow: .venv/dev.stamp
-	KERAS_BACKEND=tensorflow .venv/bin/python $(PYTEST)
+	KERAS_BACKEND=tensorflow .venv/bin/python $(PYTEST) -n $$(($(CORES) + 1))
 
 coverage: .venv/dev.stamp
 	KERAS_BACKEND=tensorflow .venv/bin/python $(PYTEST) --cov --cov-report=term:skip-covered

@@ -37,22 +37,24 @@ hypothesis.settings.load_profile("deterministic")
 
 # What takes longest goes first: begun at the end, it would leave the other processes idle.
 LONG = [
-    "tab/test_tab_browser.py",
-    "optimizer/test_saving.py",
-    "optimizer/test_distribution_jax.py",
-    "optimizer/test_layerwise.py",
-    "callbacks/test_faults.py",
+    "hyperparameters/test_override_walk.py",
     "tab/test_tab_network.py",
+    "tab/test_tab_browser.py",
+    "optimizer/test_layerwise.py",
+    "test_examples.py",
     "optimizer/test_distribution_tf.py",
+    "optimizer/test_saving.py",
+    "callbacks/test_faults.py",
+    "optimizer/test_distribution_jax.py",
+    "optimizer/test_keras_own.py",
+    "callbacks/test_freeze.py",
+    "backend/test_tensorflow_kernels.py",
+    "callbacks/test_weight_drift.py",
+    "test_properties.py",
+    "optimizer/test_frozen.py",
     "callbacks/test_freeze_tensorboard.py",
     "test_demo.py",
-    "callbacks/test_drift_faults.py",
     "callbacks/test_runs.py",
-    "optimizer/test_keras_own.py",
-    "optimizer/test_backends.py",
-    "callbacks/test_freeze.py",
-    "test_examples.py",
-    "callbacks/test_drift_tensorboard.py",
 ]
 
 
