@@ -36,7 +36,7 @@ def _rmsprop(optimizer: Any) -> Update | None:
     # Centred, the kernel subtracts in another order what nearly cancels.
     if optimizer.centered or not 0 <= optimizer.rho < 1:
         return None
-    return Update(_rmsprop_update if optimizer.momentum > 0 else _rmsprop_in_two, _is_dense)
+    return Update(_rmsprop_update, _is_dense)
 
 
 def _adagrad(optimizer: Any) -> Update | None:
@@ -104,12 +104,11 @@ def _adam_powers(optimizer: Any, dtype: str) -> tuple[Any, ...]:
     return 1 - (1 - first) / shorter, second, optimizer.epsilon * shorter, length
 
 
-_ADAM_IN_THREE = (300, 40_000)
+_ADAM_IN_THREE = (300, 56_000)
 """Elements from which and below which `_adam_in_three` is faster than the kernel for Adam.
 
 TensorFlow overestimates what Adam's kernel costs per element, and splits even a
-small weight among all cores; only above a few thousand elements does that pay.
-The kernels for the other optimizers have no such fault.
+small weight among all cores, which pays only where the temporaries of three are costly.
 """
 
 
@@ -158,12 +157,28 @@ def _adam_in_three(
     )
 
 
+_IN_TWO = (32_000, 88_000)
+"""Elements from which and below which two smaller kernels are faster than RMSprop's and Adagrad's.
+
+Their own are split among the cores from the first on. Up to the second, what the smaller ones
+hold in between is memory that is at hand; beyond it each step asks the system for new pages.
+"""
+
+
+def _is_for_two(variable: Any) -> bool:
+    return math.prod(variable.shape) in range(*_IN_TWO)
+
+
 def _rmsprop_update(
     optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any, shared: Any
 ) -> None:
     """Corrects for the rounding of ``rho``, as `_adam_powers` does for that of β₂."""
     import tensorflow as tf
 
+    # Without momentum RMSprop has no slot for its own kernel to write.
+    if not optimizer.momentum > 0 or _is_for_two(variable):
+        _rmsprop_in_two(optimizer, position, variable, gradient, rate)
+        return
     rounded = float(np.dtype(rate.dtype.as_numpy_dtype).type(optimizer.rho))
     smaller = (1 - rounded) / (1 - optimizer.rho)
     tf.raw_ops.ResourceApplyRMSProp(
@@ -178,10 +193,7 @@ def _rmsprop_update(
     )
 
 
-def _rmsprop_in_two(
-    optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any, shared: Any
-) -> None:
-    """Updates by two smaller kernels: without momentum RMSprop has no slot for its own to write."""
+def _rmsprop_in_two(optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any) -> None:
     import tensorflow as tf
 
     velocity = velocities_of(optimizer)[position].value
@@ -190,10 +202,16 @@ def _rmsprop_in_two(
         alpha=tf.constant(1 - optimizer.rho, rate.dtype),
         delta=velocity - tf.square(gradient),
     )
-    tf.raw_ops.ResourceApplyGradientDescent(
+    step = gradient / tf.sqrt(velocity + optimizer.epsilon)
+    if not optimizer.momentum > 0:
+        tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=step)
+        return
+    tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,
-        alpha=rate,
-        delta=gradient / tf.sqrt(velocity + optimizer.epsilon),
+        accum=_handle(momentums_of(optimizer), position),
+        lr=tf.ones((), rate.dtype),
+        grad=rate * step,
+        momentum=tf.constant(optimizer.momentum, rate.dtype),
     )
 
 
@@ -208,6 +226,9 @@ def _adagrad_update(
     """
     import tensorflow as tf
 
+    if _is_for_two(variable):
+        _adagrad_in_two(optimizer, position, variable, gradient, rate)
+        return
     epsilon = (
         (math.sqrt(2) - 1) * optimizer.epsilon / math.sqrt(optimizer.initial_accumulator_value)
     )
@@ -217,4 +238,18 @@ def _adagrad_update(
         lr=rate,
         epsilon=tf.constant(epsilon, rate.dtype),
         grad=gradient,
+    )
+
+
+def _adagrad_in_two(optimizer: Any, position: int, variable: Any, gradient: Any, rate: Any) -> None:
+    import tensorflow as tf
+
+    total = accumulators_of(optimizer)[position].value
+    tf.raw_ops.ResourceApplyGradientDescent(
+        var=total.handle, alpha=-tf.ones((), rate.dtype), delta=tf.square(gradient)
+    )
+    tf.raw_ops.ResourceApplyGradientDescent(
+        var=variable.handle,
+        alpha=rate,
+        delta=gradient / tf.sqrt(total + optimizer.epsilon),
     )

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_layerwise.backend import tensorflow_kernels
 from keras_layerwise.optimizer.layerwise import LayerwiseOptimizer
 from keras_layerwise.optimizer.rules import Rule
 
@@ -106,6 +107,21 @@ def test_equals_the_bare_optimizer_to_1e_6(name, mode):
 def test_the_size_of_a_weight_says_which_kernels_update_it():
     _, kinds = train(LayerwiseOptimizer(FUSED["adam"](), {}), steps=1)
     assert {"ResourceApplyAdam", "ResourceApplyGradientDescent"} <= kinds
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("rmsprop_momentum", "ResourceApplyRMSProp"), ("adagrad", "ResourceApplyAdagradV2")],
+)
+def test_two_kernels_for_weights_between_are_the_bare_optimizer_to_1e_6(
+    name, own, mode, monkeypatch
+):
+    monkeypatch.setattr(tensorflow_kernels, "_IN_TWO", (60, 600))
+    actual, kinds = train(LayerwiseOptimizer(FUSED[name](), {}), mode=mode)
+    assert_equal_to_rounding(actual, bare(name, mode=mode))
+    assert {own, "ResourceApplyGradientDescent"} <= kinds
 
 
 @pytest.mark.tensorflow_only
