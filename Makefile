@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 
 # A process for each core, up to four; a file's tests share what is costly to start.
 # tests/conftest.py puts the files that take longest first.
-CORES := $(shell $(PYTHON) -c "import os; print(min(os.cpu_count(), 4))")
+CORES = $(shell $(PYTHON) -c "import os; print(min(os.cpu_count(), 4))")
 PYTEST = -m pytest -n $(CORES) --dist=loadfile --no-loadscope-reorder
 
 # What is the same on every backend is tested with TensorFlow. That it needs no TensorFlow,

@@ -104,7 +104,7 @@ def _adam_powers(optimizer: Any, dtype: str) -> tuple[Any, ...]:
     return 1 - (1 - first) / shorter, second, optimizer.epsilon * shorter, length
 
 
-_ADAM_IN_THREE = (300, 56_000)
+_ADAM_IN_THREE = range(300, 56_000)
 """Elements from which and below which `_adam_in_three` is faster than the kernel for Adam.
 
 TensorFlow overestimates what Adam's kernel costs per element, and splits even a
@@ -117,7 +117,7 @@ def _adam_update(
 ) -> None:
     import tensorflow as tf
 
-    if _ADAM_IN_THREE[0] <= math.prod(variable.shape) < _ADAM_IN_THREE[1]:
+    if math.prod(variable.shape) in _ADAM_IN_THREE:
         _adam_in_three(optimizer, position, variable, gradient, rate, shared)
         return
     first, second, epsilon, _ = shared
@@ -157,16 +157,12 @@ def _adam_in_three(
     )
 
 
-_IN_TWO = (32_000, 88_000)
+_IN_TWO = range(32_000, 88_000)
 """Elements from which and below which two smaller kernels are faster than RMSprop's and Adagrad's.
 
 Their own are split among the cores from the first on. Up to the second, what the smaller ones
 hold in between is memory that is at hand; beyond it each step asks the system for new pages.
 """
-
-
-def _is_for_two(variable: Any) -> bool:
-    return math.prod(variable.shape) in range(*_IN_TWO)
 
 
 def _rmsprop_update(
@@ -176,7 +172,7 @@ def _rmsprop_update(
     import tensorflow as tf
 
     # Without momentum RMSprop has no slot for its own kernel to write.
-    if not optimizer.momentum > 0 or _is_for_two(variable):
+    if not optimizer.momentum > 0 or math.prod(variable.shape) in _IN_TWO:
         _rmsprop_in_two(optimizer, position, variable, gradient, rate)
         return
     rounded = float(np.dtype(rate.dtype.as_numpy_dtype).type(optimizer.rho))
@@ -226,7 +222,7 @@ def _adagrad_update(
     """
     import tensorflow as tf
 
-    if _is_for_two(variable):
+    if math.prod(variable.shape) in _IN_TWO:
         _adagrad_in_two(optimizer, position, variable, gradient, rate)
         return
     epsilon = (

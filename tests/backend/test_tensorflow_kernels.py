@@ -118,7 +118,7 @@ def test_the_size_of_a_weight_says_which_kernels_update_it():
 def test_two_kernels_for_weights_between_are_the_bare_optimizer_to_1e_6(
     name, own, mode, monkeypatch
 ):
-    monkeypatch.setattr(tensorflow_kernels, "_IN_TWO", (60, 600))
+    monkeypatch.setattr(tensorflow_kernels, "_IN_TWO", range(60, 600))
     actual, kinds = train(LayerwiseOptimizer(FUSED[name](), {}), mode=mode)
     assert_equal_to_rounding(actual, bare(name, mode=mode))
     assert {own, "ResourceApplyGradientDescent"} <= kinds
