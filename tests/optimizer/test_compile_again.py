@@ -180,7 +180,7 @@ def test_what_was_changed_by_hand_holds_where_the_rules_say_the_same():
     train(model)
     optimizer.unfreeze("body")
     optimizer.set_multiplier("head", 0.25)
-    model.compile(optimizer, "mse", metrics=["mae"])
+    model.compile(optimizer, "mse")
     train(model)
     assert [(a.multiplier, a.frozen) for a in optimizer.assignments] == [
         (0.5, False),

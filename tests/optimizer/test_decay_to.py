@@ -6,7 +6,15 @@ import pytest
 
 import keras_layerwise as kl
 from tests.shared import models
-from tests.shared.models import assert_same_weights, fit, numpy, tensor, variable, weights_of
+from tests.shared.models import (
+    assert_same_weights,
+    compile_bare,
+    fit,
+    numpy,
+    tensor,
+    variable,
+    weights_of,
+)
 
 PULL = kl.Rule(weight_decay=0.5, decay_to="initial")
 
@@ -115,9 +123,9 @@ def pulled(model=None, rules=None):
 
 
 def test_a_model_stays_closer_to_where_it_began():
-    free = models.sequential()
+    free = models.one_layer()
     free.compile(kl.LayerwiseOptimizer(keras.optimizers.Adam(0.02)), "mse")
-    held = pulled()
+    held = pulled(models.one_layer(), {"head": kl.Rule(weight_decay=5.0, decay_to="initial")})
     start = weights_of(held)[0]
     for model in (free, held):
         fit(model, epochs=10)
@@ -127,21 +135,20 @@ def test_a_model_stays_closer_to_where_it_began():
 
 @pytest.mark.parametrize("kind", ["keras", "weights"])
 def test_a_file_holds_what_the_weights_began_with(kind, tmp_path):
-    whole, first = pulled(), pulled()
-    for model in (whole, first):
-        fit(model, epochs=3)
+    model = pulled()
+    fit(model, epochs=3)
     path = tmp_path / ("m.keras" if kind == "keras" else "m.weights.h5")
     if kind == "keras":
-        first.save(path)
+        model.save(path)
         again = keras.models.load_model(path)
     else:
-        first.save_weights(path)
+        model.save_weights(path)
         again = pulled()
         again.optimizer.build(again.trainable_variables)
         again.load_weights(path)
-    for model in (whole, again):
-        fit(model, epochs=3)
-    assert_same_weights(whole, again, rtol=1e-6, atol=1e-7)
+    for each in (model, again):
+        fit(each, epochs=3)
+    assert_same_weights(model, again, rtol=1e-6, atol=1e-7)
 
 
 def test_weights_loaded_before_the_optimizer_is_built_are_what_it_pulls_towards(tmp_path):
@@ -150,7 +157,7 @@ def test_weights_loaded_before_the_optimizer_is_built_are_what_it_pulls_towards(
     x, y = models.data()
 
     def made():
-        model = models.sequential()
+        model = models.one_layer()
         optimizer = kl.LayerwiseOptimizer(keras.optimizers.SGD(0.1), {"*": PULL}, model=model)
         model.compile(optimizer, "mse")
         return model
@@ -176,7 +183,7 @@ def test_weights_loaded_before_the_optimizer_is_built_are_what_it_pulls_towards(
 
 @pytest.mark.parametrize("given", [False, True], ids=["alone", "given the model"])
 def test_a_file_from_before_training_pulls_to_the_weights_in_it(given, tmp_path):
-    model = models.sequential()
+    model = models.one_layer()
     pretrained = [w + 1 for w in weights_of(model)]
     model.set_weights(pretrained)
     known = model if given else None
@@ -206,8 +213,7 @@ def test_a_checkpoint_from_before_training_cannot_say_what_it_pulls_to(tmp_path)
 
 def test_it_is_never_the_random_weights_of_the_model_that_loads(tmp_path):
     plain = models.sequential()
-    plain.compile(keras.optimizers.Adam(0.02), "mse")
-    fit(plain, epochs=1)
+    compile_bare(plain, keras.optimizers.Adam(0.02))
     plain.save_weights(tmp_path / "plain.weights.h5")
     model = pulled()
     model.optimizer.build(model.trainable_variables)
@@ -303,7 +309,7 @@ def test_what_a_mismatch_skips_is_never_pulled_to_random_weights(tmp_path):
     path = tmp_path / "m.weights.h5"
     x, y = models.data()
     plain = models.sequential()
-    plain.compile(keras.optimizers.SGD(0.1), "mse")
+    compile_bare(plain, keras.optimizers.SGD(0.1))
     plain.fit(x, y, verbose=0)
     plain.save_weights(path)
     model = models.sequential()

@@ -2,10 +2,7 @@
 
 import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -14,7 +11,7 @@ import pytest
 
 from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
 from tests.shared import models
-from tests.shared.models import assert_same_weights, fit, numpy, weights_of
+from tests.shared.models import assert_same_weights, compile_bare, fit, numpy, weights_of
 
 optimizers = keras.optimizers
 Falling = optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
@@ -81,9 +78,9 @@ def trained(*made, **options):
     return model
 
 
-def with_slots(*made):
+def with_slots(*made, **options):
     """As if trained, without a step that would have to be compiled first."""
-    model = compiled(*made)
+    model = compiled(*made, **options)
     model.optimizer.build(model.trainable_variables)
     step_on(model)
     return model
@@ -156,7 +153,7 @@ def test_a_keras_file_keeps_assignment_and_slots(kind, selector, tmp_path):
 
 def test_a_frozen_body_stays_frozen_after_a_reload(tmp_path):
     """Where keras.optimizers.MultiOptimizer lets it train: the path lost its prefix."""
-    model = trained(models.nested, lambda *_: {"left": Rule(frozen=True)}, "", "")
+    model = with_slots(models.nested, lambda *_: {"left": Rule(frozen=True)}, "", "")
     model.save(tmp_path / "m.keras")
     again = keras.models.load_model(tmp_path / "m.keras")
     left = [numpy(w) for w in again.get_layer("left").weights]
@@ -165,38 +162,34 @@ def test_a_frozen_body_stays_frozen_after_a_reload(tmp_path):
         np.testing.assert_array_equal(numpy(weight), before)
 
 
+# In a process that has imported the backend, which takes longest, and knows no layer of ours.
 LOADER = """
-import json, os, sys
-import BACKEND  # once for both orders: it takes longest
-if process := os.fork():
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    import keras, keras_layerwise
-else:
-    status = 0
-    import keras_layerwise, keras
-model = keras.models.load_model(sys.argv[1])
+import importlib, json, sys
+
+for name in list(sys.modules):
+    if name.partition(".")[0] in ("keras", "keras_layerwise"):
+        del sys.modules[name]
+path, *order = sys.argv[1:]
+for name in order:
+    importlib.import_module(name)
+import keras
+
+model = keras.models.load_model(path)
 print(json.dumps([[a.path, a.rule, a.multiplier, a.frozen] for a in model.optimizer.assignments]))
-sys.exit(status)
 """
 
 
-def test_loading_in_a_new_process_needs_only_the_import_in_either_order(tmp_path):
+def test_loading_in_a_new_process_needs_only_the_import_in_either_order(tmp_path, scripts):
     rules = {
         lambda layer, weight: layer.name == "body": Rule(frozen=True),
         lambda layer, weight: weight.name == "bias": 0.3,
     }
-    model = trained(models.sequential, lambda *_: rules, "", "")
+    model = with_slots(models.sequential, lambda *_: rules, "", "")
     model.save(tmp_path / "m.keras")
-    code = LOADER.replace("BACKEND", keras.backend.backend())
-    found = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "m.keras")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    orders = [("keras", "keras_layerwise"), ("keras_layerwise", "keras")]
+    found = scripts.succeed(*((LOADER, tmp_path / "m.keras", *order) for order in orders))
     expected = [[a.path, a.rule, a.multiplier, a.frozen] for a in model.optimizer.assignments]
-    assert [json.loads(line) for line in found.stdout.splitlines()[-2:]] == [expected] * 2
+    assert [json.loads(each) for each in found] == [expected] * 2
 
 
 def test_a_model_saved_before_its_first_step(tmp_path):
@@ -215,7 +208,7 @@ def test_a_model_saved_before_its_first_step(tmp_path):
 
 @pytest.mark.parametrize("mutate", ["one more layer", "another shape", "another name"])
 def test_a_model_that_does_not_fit_is_an_error(mutate):
-    model = trained(models.sequential, lambda *_: {"body": 0.1}, "", "")
+    model = with_slots(models.sequential, lambda *_: {"body": 0.1}, "", "")
     optimizer = LayerwiseOptimizer.from_config(model.optimizer.get_config())
     widths = {"one more layer": (6, 6, 2), "another shape": (7, 2), "another name": (6, 2)}[mutate]
     layers = [keras.layers.Dense(width) for width in widths]
@@ -253,7 +246,7 @@ def test_weights_files_keep_what_changed_at_run_time(make, first, second, tmp_pa
 
 
 def test_slots_of_a_weight_that_is_frozen_now_are_kept(tmp_path):
-    model = trained(models.sequential, lambda *_: {"head": 0.5}, "", "")
+    model = with_slots(models.sequential, lambda *_: {"head": 0.5}, "", "")
     model.optimizer.freeze("body")
     model.save(tmp_path / "m.keras")
     again = keras.models.load_model(tmp_path / "m.keras")
@@ -264,10 +257,10 @@ def test_slots_of_a_weight_that_is_frozen_now_are_kept(tmp_path):
 
 def test_weights_of_another_optimizer_are_skipped_with_a_warning(tmp_path):
     bare = models.sequential()
-    bare.compile("adam", loss="mse")
-    fit(bare)
+    bare.set_weights([weight + 1 for weight in weights_of(bare)])
+    compile_bare(bare, "adam")
     bare.save_weights(tmp_path / "bare.weights.h5")
-    model = trained(models.sequential, lambda *_: {"head": 0.5}, "", "")
+    model = with_slots(models.sequential, lambda *_: {"head": 0.5}, "", "")
     before = {name: numpy(v) for name, v in model.optimizer.state.variables().items()}
     with pytest.warns(UserWarning, match="skipped"):
         model.load_weights(tmp_path / "bare.weights.h5")
@@ -355,7 +348,7 @@ def test_under_mixed_precision_a_reload_keeps_everything(tmp_path):
 
 
 def test_a_config_is_json_and_makes_the_same_optimizer():
-    model = trained(models.sequential, SELECTORS["glob"], "body", "head", fused=False)
+    model = with_slots(models.sequential, SELECTORS["glob"], "body", "head", fused=False)
     config = json.loads(json.dumps(model.optimizer.get_config()))
     again = LayerwiseOptimizer.from_config(config)
     assert not again.fused
@@ -372,7 +365,7 @@ def test_the_position_of_a_weight_decides_not_its_path():
     model = automatic()
     first = model.layers[0].name
     model.compile(LayerwiseOptimizer("adam", {first: 0.1}, model=model), loss="mse")
-    fit(model)
+    model.optimizer.build(model.trainable_variables)
     other = automatic()
     assert other.layers[0].name != first
     other.compile(LayerwiseOptimizer.from_config(model.optimizer.get_config()), loss="mse")
@@ -411,7 +404,7 @@ class TestVersion01:
         self.assert_expected(keras.models.load_model(self.SAVED / "model.keras"), expected)
 
     def rebuilt(self):
-        """The model and rules of ``make.py``, not trained."""
+        """The model and rules of ``make.py``, not trained, and without its metric."""
         inputs = keras.Input((6,))
         hidden = keras.layers.Dense(4, activation="tanh", name="stem")(inputs)
         hidden = keras.layers.BatchNormalization(name="norm")(hidden)
@@ -425,7 +418,7 @@ class TestVersion01:
             "norm": 0.5,
         }
         inner = optimizers.AdamW(1e-2, weight_decay=0.1)
-        model.compile(LayerwiseOptimizer(inner, rules, model=model), loss="mse", metrics=["mae"])
+        model.compile(LayerwiseOptimizer(inner, rules, model=model), loss="mse")
         model.optimizer.build(model.trainable_variables)
         return model
 

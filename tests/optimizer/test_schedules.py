@@ -6,7 +6,15 @@ import pytest
 
 from keras_layerwise import GradualUnfreeze, LayerwiseOptimizer, Rule, RuleError
 from tests.shared import models
-from tests.shared.models import assert_same_weights, fit, numpy, tensor, variable, weights_of
+from tests.shared.models import (
+    assert_same_weights,
+    compile_bare,
+    fit,
+    numpy,
+    tensor,
+    variable,
+    weights_of,
+)
 
 optimizers = keras.optimizers
 Halving = optimizers.schedules.ExponentialDecay(1.0, decay_steps=1, decay_rate=0.5)
@@ -122,7 +130,7 @@ def test_mixed_float16_equals_the_bare_optimizer():
     keras.config.set_dtype_policy("mixed_float16")
     try:
         bare, wrapped = models.sequential(), models.sequential()
-        bare.compile(optimizers.Adam(0.001), loss="mse")
+        compile_bare(bare, optimizers.Adam(0.001))
         wrapped.compile(
             LayerwiseOptimizer(optimizers.Adam(0.01), {"*": 0.1}, fused=False), loss="mse"
         )

@@ -109,6 +109,15 @@ def subclassed():
     return Subclassed(name="subclassed")
 
 
+def compile_bare(model, optimizer, **settings):
+    """Compiles with an optimizer of Keras's own, and makes its variables.
+
+    Where the first step makes them, TensorFlow traces it twice.
+    """
+    model.compile(optimizer, loss="mse", **settings)
+    model.optimizer.build(model.trainable_variables)
+
+
 def fit(model, epochs=2, batch_size=16, **kwargs):
     x, y = data()
     return model.fit(
