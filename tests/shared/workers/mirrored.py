@@ -50,9 +50,9 @@ CASES = {
         lambda: optimizers.Adagrad(0.1),
         wrap=lambda inner: optimizers.LossScaleOptimizer(inner, initial_scale=1024.0),
     ),
-    # The head's bias joins at a step, and is pulled to what it was then.
-    "AdamW, decay to initial and changes": case(
-        lambda: optimizers.AdamW(0.02, weight_decay=0.9),
+    # The head's bias joins at a step, is pulled to what it was then, and is averaged from there.
+    "AdamW, decay to initial, an average and changes": case(
+        lambda: optimizers.AdamW(0.02, weight_decay=0.9, **ema),
         rules={
             "body/bias": Rule(learning_rate=0.05),
             "body": Rule(multiplier=0.5, weight_decay=5.0, decay_to="initial"),
@@ -60,9 +60,6 @@ CASES = {
             "*": Rule(decay_to="initial"),
         },
         callbacks=[Changing()],
-    ),
-    "changes of an average": case(
-        lambda: optimizers.SGD(0.1, momentum=0.9, **ema), callbacks=[Changing()]
     ),
     DRIFTS: case(
         lambda: optimizers.SGD(
@@ -167,7 +164,7 @@ def main(out, folder):
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     for name, (inner, rules, callbacks, wrap, layerwise) in CASES.items():
         for devices in ("one", "two"):
-            keras.utils.clear_session()
+            keras.utils.clear_session(free_memory=False)
             drift = [WeightDrift(folder / devices, update_freq=3)] if name == DRIFTS else []
             with two.scope() if devices == "two" else contextlib.nullcontext():
                 model = train(inner, rules, [*callbacks, *drift], wrap, layerwise, devices)
@@ -193,7 +190,7 @@ def main(out, folder):
                 for i, weight in enumerate(weights)
             }
     for how in ("rule", "flag", "later"):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         with two.scope():
             model, callback = train_with_averages(how)
         for i, weight in enumerate(model.weights):

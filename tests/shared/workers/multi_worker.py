@@ -1,15 +1,16 @@
 """One of two processes that train together under `MultiWorkerMirroredStrategy`.
 
-python multi_worker.py loop|fit|bare ADDRESSES ID OUT.npz
+python multi_worker.py ADDRESSES ID OUT.npz
 """
 
 import json
 import os
 import sys
+import traceback
 
 if __name__ == "__main__":
-    workers = sys.argv[2].split(",")
-    task = {"type": "worker", "index": int(sys.argv[3])}
+    workers = sys.argv[1].split(",")
+    task = {"type": "worker", "index": int(sys.argv[2])}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
 
 import keras
@@ -65,15 +66,18 @@ def loop(strategy):
 
 
 def fit(strategy, optimizer=None):
+    """Gives what `fit` failed with, or nothing."""
     with strategy.scope():
         model, ours = make()
         model.compile(optimizer or ours, "mse")
-    model.fit(tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH), verbose=0)
+    try:
+        model.fit(tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH), verbose=0)
+    except Exception:
+        return traceback.format_exc()
+    return ""
 
 
 if __name__ == "__main__":
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    if sys.argv[1] == "loop":
-        np.savez(sys.argv[4], *loop(strategy))
-    else:
-        fit(strategy, "sgd" if sys.argv[1] == "bare" else None)
+    weights = {f"loop/{i}": weight for i, weight in enumerate(loop(strategy))}
+    np.savez(sys.argv[3], **weights, fit=fit(strategy), bare=fit(strategy, "sgd"))

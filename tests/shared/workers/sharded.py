@@ -93,7 +93,7 @@ def layout(name):
 
 
 def train(kind, inner, rules, callbacks):
-    keras.utils.clear_session()  # forgets the distribution, too
+    keras.utils.clear_session(free_memory=False)  # forgets the distribution, too
     keras.distribution.set_distribution(layout(kind))
     model = keras.Sequential(
         [
