@@ -16,8 +16,8 @@ L = keras.layers
 FROZEN = Rule(frozen=True)
 
 
-def network():
-    """A stem, a body with every kind of normalisation in it, and a head.
+def network(stem=False):
+    """A body with every kind of normalisation in it, and a head; before them, a stem or none.
 
     As wide as the inputs, so that the updates of equal weights are compiled once.
     """
@@ -32,17 +32,19 @@ def network():
         ],
         name="body",
     )
-    stem = [keras.Input((4,)), L.Dense(4, name="stem"), L.BatchNormalization(name="bn")]
-    return keras.Sequential([*stem, body, L.Dense(2, name="head")])
+    before = [L.Dense(4, name="stem"), L.BatchNormalization(name="bn")] if stem else []
+    return keras.Sequential([keras.Input((4,)), *before, body, L.Dense(2, name="head")])
 
 
-def compiled(rules, still=(), **settings):
-    model = network()
+def compiled(rules, still=(), stem=False, **settings):
+    model = network(stem)
     for name in still:
         model.get_layer(name).trainable = False
     inner = keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=0.1, global_clipnorm=0.5)
     optimizer = inner if rules is None else LayerwiseOptimizer(inner, rules, fused=False)
     model.compile(optimizer, "mse", **settings)
+    if rules is None:
+        inner.build(model.trainable_variables)  # else TensorFlow traces the first step twice
     return model
 
 
@@ -58,7 +60,8 @@ def assert_equal(one, other):
 
 @pytest.mark.parametrize("still", [["body"], ["bn"], ["stem", "bn", "body"]], ids="+".join)
 def test_fit_is_that_with_trainable_off(still):
-    by_rule, by_flag = compiled(dict.fromkeys(still, FROZEN)), compiled(None, still)
+    by_rule = compiled(dict.fromkeys(still, FROZEN), stem=True)
+    by_flag = compiled(None, still, stem=True)
     train(by_rule)
     train(by_flag)
     assert_equal(by_rule, by_flag)
@@ -66,8 +69,9 @@ def test_fit_is_that_with_trainable_off(still):
 
 @pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
 def test_train_on_batch_is_that_with_trainable_off(run_eagerly):
-    by_rule = compiled({"body": FROZEN}, run_eagerly=run_eagerly)
-    by_flag = compiled(None, ["body"], run_eagerly=run_eagerly)
+    # Without a stem one differentiates nothing of the body, and JAX rounds the other otherwise.
+    by_rule = compiled({"body": FROZEN}, stem=True, run_eagerly=run_eagerly)
+    by_flag = compiled(None, ["body"], stem=True, run_eagerly=run_eagerly)
     x, y = models.data(rows=16)
     for _ in range(3):
         by_rule.train_on_batch(x, y)
@@ -76,7 +80,7 @@ def test_train_on_batch_is_that_with_trainable_off(run_eagerly):
 
 
 def test_a_layer_that_trains_in_part_uses_its_batches():
-    model = compiled({"*/gamma": FROZEN, "body/d": FROZEN})
+    model = compiled({"*/gamma": FROZEN, "body/d": FROZEN}, stem=True)
     before = [numpy(model.get_layer("bn").moving_mean), numpy(body(model, "bare").moving_mean)]
     train(model, epochs=1)
     after = [numpy(model.get_layer("bn").moving_mean), numpy(body(model, "bare").moving_mean)]
@@ -100,7 +104,7 @@ def test_a_layer_without_weights_follows_the_part_that_was_frozen():
     for rules, still in (({first: FROZEN}, ["d0", "n0"]), ({"d0": FROZEN}, ["d0"])):
         by_rule, by_flag = model if first in rules else stack(), stack(still)
         by_rule.compile(LayerwiseOptimizer("sgd", rules, fused=False), "mse")
-        by_flag.compile("sgd", "mse")
+        models.compile_bare(by_flag, "sgd")
         train(by_rule)
         train(by_flag)
         assert_equal(by_rule, by_flag)
@@ -166,7 +170,7 @@ def test_flags_and_files_stay_the_users():
     config, record = model.get_config(), inventory(model)["architecture"]
     train(model, epochs=1)
     assert all(layer.trainable for layer in model._flatten_layers())
-    assert len(model.trainable_weights) == 10
+    assert len(model.trainable_weights) == 6
     assert model.get_config() == config
     assert inventory(model)["architecture"] == record
     assert keras.models.clone_model(model).get_layer("body").trainable
@@ -229,16 +233,16 @@ def test_a_loop_of_ones_own_that_knows_the_model():
 def test_a_layer_trained_elsewhere_is_frozen_only_in_the_model_that_freezes_it():
     """As a GAN's discriminator, which the generator's optimizer leaves alone."""
     critic = keras.Sequential(
-        [keras.Input((5,)), L.BatchNormalization(name="n"), L.Dense(1, name="out")], name="critic"
+        [keras.Input((4,)), L.BatchNormalization(name="n"), L.Dense(2, name="out")], name="critic"
     )
     critic.compile("sgd", "mse")
-    both = keras.Sequential([keras.Input((4,)), L.Dense(5, name="maker"), critic])
+    both = keras.Sequential([keras.Input((4,)), L.Dense(4, name="maker"), critic])
     both.compile(LayerwiseOptimizer("sgd", {"critic": FROZEN}), "mse")
     x = models.data()[0]
     before = weights_of(critic)
-    both.fit(x, x[:, :1], verbose=0)
+    both.fit(x, x[:, :2], verbose=0)
     assert all((a == b).all() for a, b in zip(before, weights_of(critic), strict=True))
-    critic.fit(np.concatenate([x, x], 1)[:, :5], x[:, :1], verbose=0)
+    critic.fit(x, x[:, :2], verbose=0)
     assert not any((a == b).all() for a, b in zip(before, weights_of(critic), strict=True))
 
 
