@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,13 @@ import numpy as np
 
 from benchmarks import drift, measure, models, networks, record
 from benchmarks.machine import ROOT, synchronise
-from benchmarks.measure import AGAIN, BASELINE
-from keras_layerwise import LayerwiseOptimizer, Rule
+from benchmarks.measure import AGAIN, BASELINE, DRIFT, MULTI, OURS, compared
+from benchmarks.models import OPTIMIZERS, RATE
+from benchmarks.steps import Steps, compiled
+from keras_layerwise import LayerwiseOptimizer
 from keras_layerwise.command import sweep
 from keras_layerwise.storage.schema import RECORD_FILE
 
-OURS, DRIFT, MULTI = "LayerwiseOptimizer", "WeightDrift", "MultiOptimizer"
-RATE = 1e-4
-OPTIMIZERS: dict[str, tuple[str, Callable[[], Any]]] = {
-    "adam": ("Adam", lambda: keras.optimizers.Adam(RATE)),
-    "adamw": ("AdamW", lambda: keras.optimizers.AdamW(RATE)),
-    "momentum": ("SGD, momentum", lambda: keras.optimizers.SGD(RATE, momentum=0.9)),
-    "rmsprop": ("RMSprop", lambda: keras.optimizers.RMSprop(RATE)),
-    "rmsprop_momentum": ("RMSprop, momentum", lambda: keras.optimizers.RMSprop(RATE, momentum=0.9)),
-    "adagrad": ("Adagrad", lambda: keras.optimizers.Adagrad(RATE)),
-    "sgd": ("SGD", lambda: keras.optimizers.SGD(RATE)),
-}
-if keras.backend.backend() == "torch":  # where alone it has an update of ours
-    OPTIMIZERS["lion"] = ("Lion", lambda: keras.optimizers.Lion(RATE))
 Side = tuple[Callable[[], Any], Callable[[Any], Any]]  # the model, and its optimizer
 
 
@@ -68,140 +57,6 @@ class Case:
     headline: bool = False
 
 
-def compared(samples: dict[str, list[float]], **more: Any) -> dict[str, Any]:
-    """What is kept of samples taken in turns; the first side is what the others are held to."""
-    base = next(iter(samples))
-    pairs = {
-        side if side in (OURS, DRIFT) else f"{side} to {base}": (side, base)
-        for side in samples
-        if side not in (base, AGAIN)
-    }
-    if MULTI in samples:
-        pairs[f"{OURS} to {MULTI}"] = (OURS, MULTI)
-    found = {label: measure.ratios(samples[a], samples[b]) for label, (a, b) in pairs.items()}
-    floor = None
-    if AGAIN in samples:
-        floor = measure.noise_floor(measure.ratios(samples[AGAIN], samples[base]))
-    return {
-        "baseline": base,
-        "seconds": {name: measure.interval(values).median for name, values in samples.items()},
-        "ratios": {
-            name: {
-                **dataclasses.asdict(ratio),
-                "verdict": measure.verdict(ratio, floor or 0.0),
-            }
-            for name, ratio in found.items()
-        },
-        "floor": floor,
-        "turns": len(samples[base]),
-        **more,
-    }
-
-
-def _compile(
-    name: str, optimizer: Callable[[Any], Any], jit: bool, prepare: Callable[[Any], None]
-) -> Any:
-    model = models.build(name)
-    prepare(model)
-    model.compile(optimizer(model), loss="mse", jit_compile=jit)
-    return model
-
-
-def steps(
-    name: str,
-    optimizer: str = "adam",
-    groups: int | None = 1,
-    jit: bool = False,
-    precision: str = "float32",
-    peers: Sequence[str] = (),
-    frozen: int = 0,
-    to_initial: bool = False,
-) -> Callable[[float], dict[str, Any]]:
-    """Training steps with the bare optimizer, with ours, and with `peers`.
-
-    Args:
-        name: of the model.
-        optimizer: of `OPTIMIZERS`.
-        groups: number of different rates, None for one a layer.
-        jit: whether the step is compiled by XLA; always so on JAX.
-        precision: Keras's dtype policy.
-        peers: of ``"unfused"``, ``"MultiOptimizer"`` and ``"torch.optim"``.
-        frozen: number of the lowest layers that ours freezes by a rule and the
-            bare optimizer's model by ``trainable = False``.
-        to_initial: whether ours decays towards the initial weights, where the
-            bare optimizer decays towards 0.
-    """
-    make = OPTIMIZERS[optimizer][1]
-
-    def ours(model: Any, **options: Any) -> Any:
-        rules: dict[str, Any] = {} if groups == 1 else models.groups(model, groups)
-        rules.update({layer.name: Rule(frozen=True) for layer in model.layers[:frozen]})
-        rules.update({"*": Rule(decay_to="initial")} if to_initial else {})
-        return LayerwiseOptimizer(make(), rules, model=model, **options)
-
-    def multi(model: Any) -> Any:
-        by_weight = {}
-        for layer in model.layers:
-            own = make()
-            own.learning_rate = RATE * models.groups(model, groups).get(layer.name, 1.0)
-            by_weight.update({weight.path: own for weight in layer.trainable_weights})
-        return keras.optimizers.MultiOptimizer(lambda variable: by_weight[variable.path])
-
-    makers: dict[str, Callable[[Any], Any]] = {
-        BASELINE: lambda model: make(),
-        OURS: ours,
-        AGAIN: lambda model: make(),
-        "unfused": lambda model: ours(model, fused=False),
-        MULTI: multi,
-    }
-
-    def freeze(model: Any) -> None:
-        for layer in model.layers[:frozen]:
-            layer.trainable = False
-
-    def built(order: Sequence[str], first: dict[str, float], variables: dict[str, int]) -> Any:
-        sides = {}
-        for side in order:
-            prepare = freeze if side in (BASELINE, AGAIN) else lambda model: None
-            if side == "torch.optim":
-                model = models.build(name)
-                sides[side] = models.torch_stepper(name, model, RATE, models.groups(model, groups))
-            else:
-                model = _compile(name, makers[side], jit, prepare)
-                sides[side] = models.stepper(name, model)
-            start = time.perf_counter()
-            sides[side](1)
-            first.setdefault(side, time.perf_counter() - start)
-            if side != "torch.optim":
-                variables[side] = len(model.optimizer.variables)
-        return sides
-
-    def run(seconds: float) -> dict[str, Any]:
-        keras.config.set_dtype_policy(precision)
-        first: dict[str, float] = {}
-        variables: dict[str, int] = {}
-        order = [BASELINE, OURS, AGAIN, *peers]
-        # The first of a process is 3 to 7 % faster on JAX, whichever it is, and an earlier
-        # one than a later one: there each side is measured once early and once late.
-        orders = [order, order[::-1]] if keras.backend.backend() == "jax" else [order]
-        # Models built alike differ by some percent there, which no number of turns of one
-        # of each shows: a minute or more builds a pair every five seconds, and counts each once.
-        again = len(orders) == 2 and seconds >= 60
-        orders *= round(seconds / 10) if again else 1
-        warm = models.stepper(name, _compile(name, makers[BASELINE], jit, lambda model: None))
-        warm(1)
-        samples: dict[str, list[float]] = {side: [] for side in order}
-        for turn in orders:
-            found = measure.in_turns(built(turn, first, variables), seconds / len(orders))
-            for side in order:
-                samples[side] += [statistics.median(found[side])] if again else found[side]
-        keras.config.set_dtype_policy("float32")
-        del warm  # its memory stayed taken as long as that
-        return compared(samples, first_seconds=first, variables=variables)
-
-    return run
-
-
 def tracing(name: str, optimizer: str, groups: int | None = 1) -> Callable[[float], dict[str, Any]]:
     """The first step: to trace, to compile and to run once, in seconds of the processor.
 
@@ -215,7 +70,7 @@ def tracing(name: str, optimizer: str, groups: int | None = 1) -> Callable[[floa
 
     def first(optimizer: Callable[[Any], Any]) -> float:
         jit = keras.backend.backend() == "jax"
-        model = _compile(name, optimizer, jit, lambda model: None)
+        model = compiled(name, optimizer, jit)
         step = models.stepper(name, model)
         gc.collect()
         start = time.process_time()
@@ -403,7 +258,7 @@ def _step(model: str, mode: str, groups: int | None, optimizer: str = "adam", **
     return Case(
         name="/".join(parts),
         title=title,
-        run=steps(model, optimizer, groups, jit=mode in ("XLA", "JAX"), **options),
+        run=Steps(model, optimizer, groups, jit=mode in ("XLA", "JAX"), **options),
         **{"target": 1.02, "bound": "high", **more},
     )
 
@@ -615,7 +470,7 @@ def all_cases() -> list[Case]:
     freezing = Case(
         "freeze",
         f"lower five of seven layers frozen by a rule, not by trainable = False, {mode}",
-        steps("seven", frozen=5, jit=mode == "JAX"),
+        Steps("seven", frozen=5, jit=mode == "JAX"),
         target=1.02,
         bound="high",
         headline=True,

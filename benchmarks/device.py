@@ -17,9 +17,10 @@ import numpy as np
 
 import keras_layerwise as kl
 from benchmarks import cases, drift, launches, machine, measure, models
-from benchmarks.cases import OURS, Case
+from benchmarks.cases import Case
 from benchmarks.drift import Figure
-from benchmarks.measure import AGAIN, BASELINE
+from benchmarks.measure import AGAIN, BASELINE, OURS
+from benchmarks.steps import Steps
 from keras_layerwise import LayerwiseOptimizer
 
 MODE = {"tensorflow": "graph", "jax": "JAX", "torch": "PyTorch"}
@@ -86,7 +87,7 @@ def _step(name: str) -> Case:
     return Case(
         f"step/{name}",
         f"{_title(name)}, AdamW, {mode}, one group a layer",
-        cases.steps(name, "adamw", None, jit=mode == "JAX"),
+        Steps(name, "adamw", None, jit=mode == "JAX"),
         target=1.01,
         bound="high",
         headline=True,
@@ -131,7 +132,7 @@ def _against(
     def run(seconds: float) -> dict[str, Any]:
         makers = {base: other, OURS: ours, AGAIN: other}
         sides = {side: make(models.build(name)) for side, make in makers.items()}
-        return cases.compared(measure.in_turns(sides, seconds))
+        return measure.compared(measure.in_turns(sides, seconds))
 
     return run
 
@@ -169,7 +170,7 @@ def _frozen(name: str) -> Case:
     return Case(
         f"freeze/{name}",
         f"{_title(name)}: lower five frozen by a rule, not by trainable = False, {mode}",
-        cases.steps(name, frozen=5, jit=mode == "JAX"),
+        Steps(name, frozen=5, jit=mode == "JAX"),
         target=1.03,
         bound="high",
         headline=True,

@@ -1,14 +1,17 @@
 """Arithmetic of a comparison: samples in turns, ratios of neighbours, their median and interval."""
 
 import contextlib
+import dataclasses
 import gc
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 BASELINE, AGAIN = "bare", "bare again"
+OURS, DRIFT, MULTI = "LayerwiseOptimizer", "WeightDrift", "MultiOptimizer"
 CHUNK_SECONDS = 0.03
 
 
@@ -52,6 +55,36 @@ def verdict(ratio: Ratio, floor: float) -> str:
     if ratio.low <= 1 <= ratio.high or abs(ratio.median - 1) <= floor:
         return "no difference"
     return "less" if ratio.median < 1 else "more"
+
+
+def compared(samples: dict[str, list[float]], **more: Any) -> dict[str, Any]:
+    """What is kept of samples taken in turns; the first side is what the others are held to."""
+    base = next(iter(samples))
+    pairs = {
+        side if side in (OURS, DRIFT) else f"{side} to {base}": (side, base)
+        for side in samples
+        if side not in (base, AGAIN)
+    }
+    if MULTI in samples:
+        pairs[f"{OURS} to {MULTI}"] = (OURS, MULTI)
+    found = {label: ratios(samples[a], samples[b]) for label, (a, b) in pairs.items()}
+    floor = None
+    if AGAIN in samples:
+        floor = noise_floor(ratios(samples[AGAIN], samples[base]))
+    return {
+        "baseline": base,
+        "seconds": {name: interval(values).median for name, values in samples.items()},
+        "ratios": {
+            name: {
+                **dataclasses.asdict(ratio),
+                "verdict": verdict(ratio, floor or 0.0),
+            }
+            for name, ratio in found.items()
+        },
+        "floor": floor,
+        "turns": len(samples[base]),
+        **more,
+    }
 
 
 def in_turns(

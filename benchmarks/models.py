@@ -1,4 +1,4 @@
-"""The models that are trained, their data, and one way to step each backend."""
+"""The models that are trained, their optimizers and data, and one way to step each backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -101,6 +101,20 @@ MODELS: dict[str, tuple[str, Callable[[], Any], int]] = {  # title, model, batch
     "gpt2_xl": ("GPT-2 XL, 1.5 billion, batch 1", lambda: _language(48, 1600, 25, 50_257), 1),
     "gpt2_tiny": ("4 layers of 64, batch 1", lambda: _language(4, 64, 4, 1000, 16), 1),
 }
+
+
+RATE = 1e-4
+OPTIMIZERS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "adam": ("Adam", lambda: keras.optimizers.Adam(RATE)),
+    "adamw": ("AdamW", lambda: keras.optimizers.AdamW(RATE)),
+    "momentum": ("SGD, momentum", lambda: keras.optimizers.SGD(RATE, momentum=0.9)),
+    "rmsprop": ("RMSprop", lambda: keras.optimizers.RMSprop(RATE)),
+    "rmsprop_momentum": ("RMSprop, momentum", lambda: keras.optimizers.RMSprop(RATE, momentum=0.9)),
+    "adagrad": ("Adagrad", lambda: keras.optimizers.Adagrad(RATE)),
+    "sgd": ("SGD", lambda: keras.optimizers.SGD(RATE)),
+}
+if keras.backend.backend() == "torch":  # where alone it has an update of ours
+    OPTIMIZERS["lion"] = ("Lion", lambda: keras.optimizers.Lion(RATE))
 
 
 SWEEP = {8: 50, 16: 50, 32: 50, 64: 50, 96: 30, 128: 20, 256: 8, 512: 6, 1024: 6, 2048: 3}

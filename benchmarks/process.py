@@ -10,7 +10,7 @@ from keras_layerwise import LayerwiseOptimizer, Rule
 def main(name: str, optimizer: str, side: str) -> None:
     """Trains for 200 steps with the bare optimizer, with ours, or with decay to initial."""
     model = models.build(name)
-    inner = cases.OPTIMIZERS[optimizer][1]()
+    inner = models.OPTIMIZERS[optimizer][1]()
     rules: dict[str, Any] = dict(models.groups(model, None))
     if side == "to initial":
         rules["*"] = Rule(decay_to="initial")

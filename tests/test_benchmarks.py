@@ -1,17 +1,21 @@
 """The arithmetic and the tables of the benchmarks; nothing here is timed."""
 
 import fnmatch
+import functools
 import gc
 import json
 import math
 import re
+import signal
 import subprocess
+import time
 
 import keras
 import numpy as np
 import pytest
 
 from benchmarks import auto_freeze, cases, device, machine, measure, report
+from benchmarks.apart import Built, apart
 from benchmarks.measure import Ratio
 
 
@@ -72,6 +76,15 @@ def test_the_garbage_collector_rests_between_the_samples():
     measure.in_turns({"a": lambda steps: seen.append(gc.isenabled())}, seconds=0, at_least=2)
     assert seen[-2:] == [False, False]
     assert gc.isenabled()
+
+
+def test_sides_apart_step_in_processes_of_their_own():
+    build = functools.partial(Built, first=0.5, variables=3)
+    with apart(build, [time.sleep, signal.raise_signal]) as sides:
+        assert (sides[time.sleep].first, sides[time.sleep].variables) == (0.5, 3)
+        with pytest.raises(EOFError):
+            sides[signal.raise_signal].step(signal.SIGTERM)
+        sides[time.sleep].step(0)
 
 
 def test_slope():

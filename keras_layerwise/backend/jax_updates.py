@@ -3,11 +3,12 @@
 XLA compiles two kernels once if they are the same code and differ only in the
 buffers that they read. A rate written as a constant, or read at a constant
 index of a vector, is part of the code, so that every weight gets a kernel of
-its own: compiling 50 updates of 16 × 16 took 0.9 s and not 0.2. So the index of
-each weight's rate is itself read from arrays, at a place that is always 0 but
-that XLA cannot know when it compiles. On a processor XLA prepares each such array
-anew for every step, some 0.35 µs each: an array for each of 100 weights of 64 × 64
-took 1.08 of the bare optimizer's step. Two digits need 20 arrays, and take 1.01.
+its own: compiling 50 updates of 16 × 16 took 0.9 s and not 0.2. So the place of
+every sixteenth rate is itself read from an array, at an index that is always 0 but
+that XLA cannot know when it compiles, and those that follow count from it: equal
+weights share sixteen kernels. On a processor XLA prepares each such array anew for
+every step, some 0.35 µs each: an array for each of 100 weights of 64 × 64 took 1.08
+of the bare optimizer's step.
 
 Keras multiplies the rate by √(1 − β₂ᵗ) and divides by 1 − β₁ᵗ. With a rate for
 each layer that is a division for each layer, and XLA puts a division whose
@@ -33,6 +34,8 @@ from keras_layerwise.backend.fused import Update
 from keras_layerwise.backend.internals import backend
 from keras_layerwise.backend.keras_optimizers import momentums_of, velocities_of
 
+TOGETHER = 16  # rates whose places are read from one array
+
 
 def part(vector: Any, count: int, step: Any) -> tuple[Any, ...]:
     """Parts a vector into its `count` elements, on any backend; `step` counts from 0."""
@@ -45,13 +48,9 @@ def part(vector: Any, count: int, step: Any) -> tuple[Any, ...]:
     def at(values: Any, place: Any) -> Any:
         return jax.lax.dynamic_slice(values, (place,), (1,))[0]
 
-    def read(number: int, end: int) -> Any:
-        # Of two elements, XLA would make a multiplication of those that begin with 0.
-        return at(np.array([number, end, 0], "uint32"), first)
-
-    base = math.isqrt(count) + 1
-    places = (read(i - i % base, count) + read(i % base, base) for i in range(count))
-    return tuple(at(vector, place) for place in places)
+    # Of two elements, XLA would make a multiplication of those that begin with 0.
+    starts = [at(np.array([i, count, 0], "uint32"), first) for i in range(0, count, TOGETHER)]
+    return tuple(at(vector, starts[i // TOGETHER] + np.uint32(i % TOGETHER)) for i in range(count))
 
 
 LARGE = 65_536  # elements of a weight from which a copy costs more than waiting
