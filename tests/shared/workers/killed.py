@@ -20,7 +20,7 @@ import numpy as np
 
 import keras_layerwise as kl
 
-EPOCHS, BATCHES = 50, 4
+EPOCHS, BATCHES = 30, 4
 LIFE = None
 saving = threading.Lock()
 
