@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -50,13 +51,17 @@ class Scripts:
 
     @contextlib.contextmanager
     def running(self, code, *arguments):
-        """Runs a script, and nothing else, until the block ends."""
+        """Runs a script, and nothing else, until the block ends; gives whether it still runs."""
         (process,) = self._start((code, *arguments))
+
+        def runs():  # the answer comes when it has ended
+            return not select.select([self._process.stdout], [], [], 0)[0]
+
         try:
-            yield
+            yield runs
         finally:
-            # None else has its number: its parent waits for it once it is asked for the answer.
-            os.kill(process, signal.SIGTERM)
+            if runs():
+                os.kill(process, signal.SIGTERM)
             self._answer()
 
     def _start(self, *scripts):

@@ -77,9 +77,15 @@ def tensorboard(logdir, *arguments, load_fast=True, reload_interval=1, scripts=N
         *("--load_fast", str(load_fast).lower(), "--reload_interval", str(reload_interval)),
         *arguments,
     ]
-    with scripts.running(SERVER, *arguments) if scripts else _process(arguments):
+    with scripts.running(SERVER, *arguments) if scripts else _process(arguments) as runs:
         board = Board(port)
-        wait_for(board.up, "TensorBoard")
+
+        def up():
+            if not runs():
+                raise RuntimeError(f"TensorBoard ended while it started, with {arguments}.")
+            return board.up()
+
+        wait_for(up, "TensorBoard")
         yield board
 
 
@@ -91,7 +97,7 @@ def _process(arguments):
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield lambda: process.poll() is None
     finally:
         process.terminate()
         process.wait(PATIENCE)

@@ -160,6 +160,16 @@ def board(request, logdir, scripts):
         yield found
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_server_that_ends_while_it_starts_is_not_waited_for(monkeypatch, scripts, tmp_path, fast):
+    for name in ("SERVER", "SERVER_WITHOUT_TENSORFLOW"):
+        monkeypatch.setattr(tab_browser, name, "raise SystemExit(1)")
+    server = tab_browser.tensorboard(tmp_path, scripts=None if fast else scripts)
+    with pytest.raises(RuntimeError, match="ended while it started"), server:
+        pass
+    assert scripts.succeed(("print(1)",)) == ["1\n"]  # goes on with the next
+
+
 def ask(board, route, **parameters):
     status, _, body = board.get(f"data/plugin/layerwise/{route}", **parameters)
     assert status == 200, body
