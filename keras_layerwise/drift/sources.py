@@ -158,7 +158,7 @@ def _of_weights_file(path: Path, model: Any, chosen: Sequence[Site]) -> Referenc
     variables = list(model.variables)
     before: list[Any] = [np.array(arrays.host(variable.value)) for variable in variables]
     try:
-        model.load_weights(path, objects_to_skip=[model.optimizer])
+        model.load_weights(path, objects_to_skip=[getattr(model, "optimizer", None)])
     except (ValueError, KeyError) as error:
         raise ValueError(f"The reference {path} does not fit the model: {error}") from error
     finally:

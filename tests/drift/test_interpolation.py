@@ -12,12 +12,17 @@ from tests.shared.models import weights_of
 
 
 def trained():
-    """A model, what it began with, and what it was trained to."""
+    """A model, what it began with, and what it has as if trained to: no step is compiled."""
     model = models.sequential()
     start = weights_of(model)
     model.compile(keras.optimizers.SGD(0.1), "mse")
-    models.fit(model)
+    move(model)
     return model, start, weights_of(model)
+
+
+def move(model):
+    rng = np.random.default_rng(2)
+    model.set_weights([w + rng.uniform(0.1, 0.5, w.shape) for w in weights_of(model)])
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.75])
@@ -168,21 +173,25 @@ def test_half_precision_is_computed_in_float32():
     np.testing.assert_array_equal(weights_of(model)[0], np.float16(0.9 * 1.0 + 0.1 * 3.0))
 
 
-@pytest.mark.parametrize("kind", ["model", "weights", "keras", "run"])
+@pytest.mark.parametrize("kind", ["model", "weights", "weights, not compiled", "keras", "run"])
 def test_the_reference_is_a_model_a_file_or_a_run(kind, tmp_path):
     model = models.sequential()
     start = weights_of(model)
     reference = tmp_path / "run"
     if kind == "model":
         reference = models.sequential()
-    if kind == "weights":
+    if kind.startswith("weights"):
         reference = tmp_path / "w.weights.h5"
         model.save_weights(reference)
     if kind == "keras":
         reference = tmp_path / "m.keras"
         model.save(reference)
-    model.compile(keras.optimizers.SGD(0.1), "mse")
-    models.fit(model, callbacks=[kl.WeightDrift(tmp_path / "run")])
+    if kind != "weights, not compiled":
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    if kind == "run":
+        models.fit(model, callbacks=[kl.WeightDrift(reference)])
+    else:
+        move(model)
     kl.interpolate(model, reference, 0.0)
     for found, w0 in zip(weights_of(model), start, strict=True):
         np.testing.assert_array_equal(found, w0)
