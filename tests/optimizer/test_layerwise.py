@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_layerwise import LayerwiseOptimizer, Rule
-from tests.shared import models
+from tests.shared import keras_own, models
 from tests.shared.models import (
     assert_same_weights,
     compile_bare,
@@ -278,6 +278,14 @@ BARE_FEATURES = {
 }
 
 
+@pytest.fixture
+def branching(monkeypatch):
+    """Steps that are not compiled accumulate or update at once; compiled, JAX traces both."""
+    if keras.backend.backend() == "jax":
+        keras_own.branch_at_once(monkeypatch.setattr)
+
+
+@pytest.mark.usefixtures("branching")
 @pytest.mark.parametrize("settings", BARE_FEATURES.values(), ids=BARE_FEATURES.keys())
 @pytest.mark.parametrize("name", ["SGD momentum", "Adam", "Nadam"])
 def test_the_inner_optimizers_features_are_its_own(name, settings):
@@ -307,6 +315,7 @@ def test_the_inner_optimizers_features_are_its_own_in_fit(names):
     assert_same_weights(bare, wrapped)
 
 
+@pytest.mark.usefixtures("branching")
 @pytest.mark.parametrize("settings", BARE_FEATURES.values(), ids=BARE_FEATURES.keys())
 def test_the_features_hold_under_a_multiplier(settings):
     settings = {"weight_decay": 0.05, **settings}
