@@ -44,8 +44,8 @@ def network():
 def errors(rules=None, callbacks=()):
     """The relative squared error where there were examples, and everywhere; and the drift."""
     model = network()
-    model.compile(kl.LayerwiseOptimizer(keras.optimizers.SGD(0.05), rules), "mse")
-    model.fit(x, x @ answer, batch_size=64, epochs=EPOCHS, verbose=0, callbacks=[*callbacks])
+    model.compile(kl.LayerwiseOptimizer(keras.optimizers.SGD(0.2), rules), "mse")
+    model.fit(x, x @ answer, batch_size=256, epochs=EPOCHS, verbose=0, callbacks=[*callbacks])
     moved = np.linalg.norm(model.get_layer("features").get_weights()[0] - pretrained)
     found = [
         float(np.mean((model.predict(a, batch_size=512, verbose=0) - a @ answer) ** 2))
