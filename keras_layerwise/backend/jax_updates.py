@@ -4,9 +4,9 @@ XLA compiles two kernels once if they are the same code and differ only in the
 buffers that they read. A rate written as a constant, or read at a constant
 index of a vector, is part of the code, so that every weight gets a kernel of
 its own: compiling 50 updates of 16 × 16 took 0.9 s and not 0.2. So the place of
-every sixteenth rate is itself read from an array, at an index that is always 0 but
+every eighth rate is itself read from an array, at an index that is always 0 but
 that XLA cannot know when it compiles, and those that follow count from it: equal
-weights share sixteen kernels. On a processor XLA prepares each such array anew for
+weights share eight kernels. On a processor XLA prepares each such array anew for
 every step, some 0.35 µs each: an array for each of 100 weights of 64 × 64 took 1.08
 of the bare optimizer's step.
 
@@ -34,7 +34,7 @@ from keras_layerwise.backend.fused import Update
 from keras_layerwise.backend.internals import backend
 from keras_layerwise.backend.keras_optimizers import momentums_of, velocities_of
 
-TOGETHER = 16  # rates whose places are read from one array
+TOGETHER = 8  # rates whose places are read from one array
 
 
 def part(vector: Any, count: int, step: Any) -> tuple[Any, ...]:
