@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
-import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+
+from benchmarks.measure import uncollected
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ def _ask(end: Connection, steps: int) -> None:
 
 def _serve(end: Connection, build: Callable[[str], Built], side: str) -> None:
     built = build(side)
-    gc.disable()  # see `measure`
     end.send((built.first, built.variables))
-    with contextlib.suppress(EOFError):  # the other end is closed
+    with uncollected(), contextlib.suppress(EOFError):  # the other end is closed
         while True:
             built.step(end.recv())
             end.send(None)

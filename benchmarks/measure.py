@@ -108,7 +108,7 @@ def in_turns(
     samples: dict[str, list[float]] = {name: [] for name in sides}
     order = list(sides)
     end = time.perf_counter() + seconds
-    with _uncollected():
+    with uncollected():
         while time.perf_counter() < end or len(samples[order[0]]) < at_least:
             for name in order:
                 samples[name].append(_seconds(sides[name], chunk) / chunk)
@@ -117,7 +117,7 @@ def in_turns(
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Keeps Python's garbage collector off, as timeit does.
 
     It runs after so many allocations, which in turns of equal steps is always on one side.

@@ -56,6 +56,8 @@ class Steps:
     def __call__(self, seconds: float) -> dict[str, Any]:
         """Measures for about `seconds` beyond building."""
         sides = [BASELINE, OURS, AGAIN, *self.peers]
+        # On JAX a model is slower by what was compiled before it in its process. On a GPU each
+        # process would take most of the memory for itself.
         alone = keras.backend.backend() == "jax" and machine.gpu_name() is None
         # Processes that are built alike differ by some percent, which no number of turns of one
         # of each shows: a minute or more counts each once.
@@ -97,9 +99,9 @@ class Steps:
         make = OPTIMIZERS[self.optimizer][1]
         if side in (BASELINE, AGAIN):
             return make()
-        rules: dict[str, Any] = {} if self.groups == 1 else models.groups(model, self.groups)
         if side == MULTI:
             return _multi(model, make, models.groups(model, self.groups))
+        rules: dict[str, Any] = {} if self.groups == 1 else models.groups(model, self.groups)
         rules.update({layer.name: Rule(frozen=True) for layer in model.layers[: self.frozen]})
         rules.update({"*": Rule(decay_to="initial")} if self.to_initial else {})
         return LayerwiseOptimizer(make(), rules, model=model, fused=side != UNFUSED)
